@@ -1,0 +1,1 @@
+"""Benchmarks: one module per subject, run by `make bench`."""

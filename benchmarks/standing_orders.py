@@ -1,0 +1,147 @@
+"""Standing orders per second, against raw SQL and against bare commits on the same databases.
+
+The peer does the same bookings with the same locks by hand-written SQL. The physical limit is
+a transaction that inserts one row: nothing that commits once per order can be faster.
+"""
+
+import datetime
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+from uuid import uuid4
+
+from django.core.management import call_command
+from django.db import connections, transaction
+
+from dbpatterns.sharding.router import shards
+from demo.banking.importing import BankImport
+from demo.banking.sample import sample_bank
+from demo.banking.standing_orders import execute_due
+
+DAYS = 3
+CUSTOMERS = 400
+
+
+def rows() -> list[dict[str, object]]:
+    """Return one row: medians of three days."""
+    for alias in connections:
+        call_command("migrate", database=alias, verbosity=0)
+    data = sample_bank(CUSTOMERS)
+    BankImport(data).run()
+    orders = len(data.orders)
+    start = datetime.date(2026, 1, 1)
+    days = [start + datetime.timedelta(days=day) for day in range(3 * DAYS)]
+    statements = _count(lambda: list(execute_due(days.pop())), shards())
+    ours, peer, limit = [], [], []
+    for _ in range(DAYS):  # in turns, so that a slow moment of the machine hits all three
+        ours.append(_seconds(lambda: list(execute_due(days.pop()))))
+        peer.append(_seconds(lambda: _raw_day(shards(), days.pop())))
+        limit.append(_seconds(lambda: _bare_commits(shards(), orders)))
+    connection = connections["shard_0"]
+    version = ".".join(map(str, connection.get_database_version()))
+    rate, raw, bare = (orders / statistics.median(each) for each in (ours, peer, limit))
+    return [
+        {
+            "database": f"{connection.display_name} {version}",
+            "shards": len(shards()),
+            "orders": orders,
+            "orders_per_second": round(rate),
+            "raw_SQL_per_second": round(raw),
+            "bare_commits_per_second": round(bare),
+            "of_raw_SQL": round(rate / raw, 2),
+            "of_bare_commits": round(rate / bare, 2),
+            "statements_per_order": round(statements / orders, 1),
+        }
+    ]
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _count(work: Callable[[], object], aliases: tuple[str, ...]) -> int:
+    sent = 0
+
+    def wrapper(execute: Callable[..., Any], *arguments: Any) -> Any:
+        nonlocal sent
+        sent += 1
+        return execute(*arguments)
+
+    with ExitStack() as stack:
+        for alias in aliases:
+            stack.enter_context(connections[alias].execute_wrapper(wrapper))
+        work()
+    return sent
+
+
+def _bare_commits(aliases: tuple[str, ...], count: int) -> None:
+    for alias in aliases:
+        with connections[alias].cursor() as cursor:
+            cursor.execute("CREATE TABLE IF NOT EXISTS bare (id varchar(36) PRIMARY KEY)")
+            for _ in range(count // len(aliases)):
+                with transaction.atomic(using=alias):
+                    cursor.execute("INSERT INTO bare VALUES (%s)", [str(uuid4())])
+
+
+def _raw_day(aliases: tuple[str, ...], day: datetime.date) -> None:
+    for alias in aliases:
+        lock = " FOR NO KEY UPDATE" if connections[alias].vendor == "postgresql" else ""
+        with connections[alias].cursor() as cursor:
+            cursor.execute("SELECT id FROM banking_standingorder WHERE is_active ORDER BY id")
+            for (order,) in cursor.fetchall():
+                with transaction.atomic(using=alias):
+                    _raw_order(cursor, order, day, lock)
+
+
+def _raw_order(cursor: Any, order: object, day: datetime.date, lock: str) -> None:
+    new_id = uuid4() if lock else uuid4().hex
+    now = datetime.datetime.now(datetime.UTC)
+    cursor.execute(
+        "SELECT account_id, bank_code, payee_account, amount, customer_id"
+        f" FROM banking_standingorder WHERE id = %s AND is_active{lock}",
+        [order],
+    )
+    account, bank, payee, amount, customer = cursor.fetchone()
+    cursor.execute(
+        "SELECT 1 FROM banking_standingorderexecution WHERE order_id = %s AND due_on = %s",
+        [order, day],
+    )
+    if cursor.fetchone():
+        return
+    cursor.execute(
+        "SELECT id, balance, kind, currency FROM banking_account"
+        " WHERE id = %s OR (kind = 'clearing' AND bank_code = %s AND currency = 'CZK')"
+        f" ORDER BY id{lock}",
+        [account, bank],
+    )
+    rows = cursor.fetchall()
+    (balance,) = (row[1] for row in rows if row[0] == account)
+    (clearing,) = (row[0] for row in rows if row[0] != account)
+    execution = (
+        "INSERT INTO banking_standingorderexecution (order_id, due_on, status, reason, transfer_id)"
+        " VALUES (%s, %s, %s, %s, %s)"
+    )
+    if balance < amount:
+        cursor.execute(execution, [order, day, "refused", "Too poor.", None])
+        return
+    cursor.execute(
+        "UPDATE banking_account SET balance = balance + CASE WHEN id = %s THEN -%s ELSE %s END"
+        " WHERE id IN (%s, %s)",
+        [account, amount, amount, account, clearing],
+    )
+    cursor.execute(
+        "INSERT INTO banking_transfer (id, idempotency_key, kind, amount, currency, memo,"
+        " created_at, customer_id, payee_id, payer_id)"
+        " VALUES (%s, %s, 'standing_order', %s, 'CZK', %s, %s, %s, %s, %s)",
+        [new_id, f"{order}:{day}", amount, f"{payee}/{bank}", now, customer, clearing, account],
+    )
+    cursor.execute(
+        "INSERT INTO banking_entry (transfer_id, account_id, amount)"
+        " VALUES (%s, %s, %s), (%s, %s, %s)",
+        [new_id, account, -amount, new_id, clearing, amount],
+    )
+    cursor.execute(execution, [order, day, "paid", "", new_id])

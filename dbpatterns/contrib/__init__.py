@@ -1,0 +1,1 @@
+"""Bridges to other packages, one optional dependency each; nothing here is imported by itself."""

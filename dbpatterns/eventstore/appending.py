@@ -1,0 +1,170 @@
+"""Appending to a stream: one INSERT that says which version it expects, and no lock.
+
+    append("account:7", [NewEvent("MoneyMoved", {"amount": 500})], expected_version=3)
+
+Two writers who expect the same version meet on the unique index of (stream, version): one wins,
+and the other is told. Nothing is read first, so nothing can have changed since.
+"""
+
+import json
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from enum import StrEnum
+from operator import itemgetter
+from typing import Any
+
+from django.db import IntegrityError, connections, router, transaction
+from django.db.models import Max
+
+from dbpatterns.errors import UsageError
+from dbpatterns.eventstore.batches import MAX_BYTES, MAX_EVENTS, Batch, NewEvent
+from dbpatterns.eventstore.errors import EventConflict, WrongExpectedVersion
+from dbpatterns.eventstore.models import StoredEvent
+
+__all__ = ["MAX_BYTES", "MAX_EVENTS", "AppendResult", "Expected", "NewEvent", "append"]
+
+_TRIES = 50
+"""Of an append that expects nothing in particular; each lost one is another writer's success."""
+
+
+class Expected(StrEnum):
+    """What a stream is expected to be, where it is no number."""
+
+    ANY = "any version"
+    NO_STREAM = "no stream"
+    EXISTS = "an existing stream"
+
+
+@dataclass(frozen=True, slots=True)
+class AppendResult:
+    """Where the events are."""
+
+    version: int
+    """The stream's, with the last of the events."""
+    positions: tuple[int, ...]
+    """One for each event, rising; across streams no order to read by: see `read_all`."""
+    is_replay: bool = False
+    """They were stored by an earlier append of the same ids."""
+
+
+def append(
+    stream: str,
+    events: Sequence[NewEvent],
+    *,
+    expected_version: Expected | int,
+    using: str | None = None,
+) -> AppendResult:
+    """Append events to one stream, all or none, or refuse because somebody was faster.
+
+    One statement; inside a transaction a savepoint too, which leaves it usable when refused.
+    Waits only for a transaction that appends to the same stream.
+
+    Args:
+        events: 1 to 1,000, the oldest first, at most 1 MB of JSON together.
+        expected_version: the version last read, 0 for a new stream; or an `Expected`.
+    Returns: the earlier result when just these events, by their ids, are in the stream.
+    Raises: WrongExpectedVersion: read again and decide. InvalidEvents: over a limit or no JSON.
+        EventConflict: ids that are stored, though not as this batch. UsageError: a negative
+        version.
+    """
+    if isinstance(expected_version, int) and expected_version < 0:
+        raise UsageError(f"A stream's version is 0 or more, not {expected_version}.")
+    alias = using or router.db_for_write(StoredEvent)
+    batch = Batch.of(stream, events)
+    is_open = expected_version in (Expected.ANY, Expected.EXISTS)
+    for _ in range(_TRIES if is_open else 1):
+        refused: IntegrityError | None = None
+        rows: list[tuple[int, int]] = []
+        try:
+            rows = _insert(alias, batch, expected_version)
+        except IntegrityError as error:
+            refused = error
+        if rows:
+            return AppendResult(rows[-1][1], tuple(position for position, _ in rows))
+        if earlier := _earlier(alias, stream, events):
+            return earlier
+        if refused is None:
+            break
+    actual = StoredEvent.objects.using(alias).filter(stream=stream).aggregate(Max("version"))
+    raise WrongExpectedVersion(
+        stream=stream,
+        expected_version=expected_version,
+        actual_version=actual["version__max"] or 0,
+    ) from refused
+
+
+# Note [A stream in its own order]
+# All streams are read by (xid, position). A transaction may have got its id, by writing elsewhere,
+# before the one that wrote the version it appends to. So an event takes the id of the version
+# before it where that is the higher one: what is read cannot have passed it, since a reader sees
+# nothing from the lowest running transaction on, which is at most the one that appends.
+_POSTGRESQL = """
+INSERT INTO {table} (stream, version, type, type_version, data, metadata, event_id, xid)
+SELECT %s, last.version + e.n, e.type, e.type_version, e.data, e.metadata, e.event_id,
+    greatest(last.xid, pg_current_xact_id())
+FROM ({last}) AS last,
+    unnest(%s::text[], %s::smallint[], %s::jsonb[], %s::jsonb[], %s::uuid[]) WITH ORDINALITY
+    AS e(type, type_version, data, metadata, event_id, n)
+ORDER BY e.n
+RETURNING position, version
+"""
+
+_SQLITE = """
+INSERT INTO {table} (stream, version, type, type_version, data, metadata, event_id)
+SELECT %s, last.version + e.key + 1, json_extract(e.value, '$[0]'), json_extract(e.value, '$[1]'),
+    json_extract(e.value, '$[2]'), json_extract(e.value, '$[3]'), json_extract(e.value, '$[4]')
+FROM ({last}) AS last, json_each(%s) AS e
+WHERE true
+ORDER BY e.key
+RETURNING position, version
+"""
+
+
+def _insert(alias: str, batch: Batch, expected: Expected | int) -> list[tuple[int, int]]:
+    """Insert all events, or none: no rows when the stream is not at the version."""
+    connection = connections[alias]
+    is_postgresql = connection.vendor == "postgresql"
+    table = connection.ops.quote_name(StoredEvent._meta.db_table)
+    zero = "'0'::xid8" if is_postgresql else "0"
+    nothing = f"SELECT 0 AS version, {zero} AS xid"
+    newest = f"SELECT version, xid FROM {table} WHERE stream = %s ORDER BY version DESC LIMIT 1"
+    last, before = nothing, list[str | int]()
+    if expected is Expected.ANY:
+        last = f"SELECT * FROM ({newest}) AS newest UNION ALL {nothing} ORDER BY 1 DESC LIMIT 1"
+        before = [batch.stream]
+    elif expected is Expected.EXISTS:
+        last, before = newest, [batch.stream]
+    elif isinstance(expected, int) and expected > 0:
+        last = f"SELECT version, xid FROM {table} WHERE stream = %s AND version = %s"
+        before = [batch.stream, expected]
+    columns = (batch.types, batch.type_versions, batch.data, batch.metadata, batch.event_ids)
+    if is_postgresql:
+        sql, values = _POSTGRESQL, list[Any](columns)
+    else:
+        rows = ",".join(
+            f"[{json.dumps(type)},{version},{data},{metadata},{json.dumps(event_id.hex)}]"
+            for type, version, data, metadata, event_id in zip(*columns, strict=True)
+        )
+        sql, values = _SQLITE, [f"[{rows}]"]
+    # In autocommit the statement is the transaction; atomic() would make it three round trips.
+    guard = transaction.atomic(using=alias) if connection.in_atomic_block else nullcontext()
+    with guard, connection.cursor() as cursor:
+        cursor.execute(sql.format(table=table, last=last), [batch.stream, *before, *values])
+        return sorted(cursor.fetchall(), key=itemgetter(1))
+
+
+def _earlier(alias: str, stream: str, events: Sequence[NewEvent]) -> AppendResult | None:
+    """Return where these very events are; None when none of their ids is stored."""
+    stored = StoredEvent.objects.using(alias).filter(event_id__in=[e.event_id for e in events])
+    found = list(
+        stored.order_by("version").values_list("event_id", "stream", "position", "version")
+    )
+    if not found:
+        return None
+    asked = [(each.event_id, stream) for each in events]
+    if [(event_id, of) for event_id, of, _, _ in found] != asked:
+        raise EventConflict(
+            stream=stream, event_ids=[event_id for event_id, *_ in found], events=len(events)
+        )
+    return AppendResult(found[-1][3], tuple(position for _, _, position, _ in found), True)

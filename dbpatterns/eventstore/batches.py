@@ -1,0 +1,86 @@
+"""What goes into one append: events within their limits, as columns for the driver."""
+
+import json
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.core.serializers.json import DjangoJSONEncoder
+
+from dbpatterns.eventstore.errors import InvalidEvents
+from dbpatterns.eventstore.upcasting import current_version
+
+__all__ = ["MAX_BYTES", "MAX_EVENTS", "Batch", "NewEvent"]
+
+MAX_EVENTS = 1_000
+"""Events of one append."""
+MAX_BYTES = 1_000_000
+"""Their data and metadata together, as JSON in UTF-8."""
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """One event to append; its version of the type is the newest that the upcasters know."""
+
+    type: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    event_id: uuid.UUID = field(default_factory=uuid.uuid4)
+    """Give your own, kept with the command, and a repeated append is no second event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Events as columns, ready for the driver."""
+
+    stream: str
+    types: list[str]
+    type_versions: list[int]
+    data: list[str]
+    metadata: list[str]
+    event_ids: list[uuid.UUID]
+
+    @classmethod
+    def of(cls, stream: str, events: Sequence[NewEvent]) -> "Batch":
+        """Return them, or raise InvalidEvents."""
+        if not 1 <= len(events) <= MAX_EVENTS:
+            raise InvalidEvents(
+                f"An append takes 1 to {MAX_EVENTS:,} events, not {len(events):,}: split it."
+            )
+        for name in (stream, *{each.type for each in events}):
+            if not 0 < len(name) <= 255 or "\0" in name:
+                raise InvalidEvents(
+                    f"A stream and an event type have 1 to 255 characters and no NUL, not "
+                    f"{name[:40]!r}."
+                )
+        if len({each.event_id for each in events}) < len(events):
+            raise InvalidEvents("One event id stands twice in the batch: each event has its own.")
+        data = [_encode(each, each.data) for each in events]
+        metadata = [_encode(each, each.metadata) for each in events]
+        size = sum(len(text.encode()) for text in (*data, *metadata))
+        if size > MAX_BYTES:
+            raise InvalidEvents(
+                f"{len(events):,} events have {size:,} bytes of JSON, and an append takes "
+                f"{MAX_BYTES:,}: split it, or store large things elsewhere and their names here."
+            )
+        types = [each.type for each in events]
+        versions = [current_version(each) for each in types]
+        return cls(stream, types, versions, data, metadata, [each.event_id for each in events])
+
+
+def _encode(event: NewEvent, value: Mapping[str, Any]) -> str:
+    if not isinstance(value, Mapping):
+        raise InvalidEvents(f"{event.type!r} has {type(value).__name__}, not a dict, as data.")
+    try:
+        text = json.dumps(
+            value, cls=DjangoJSONEncoder, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+        )
+        text.encode()
+    except (TypeError, ValueError) as error:
+        raise InvalidEvents(f"The data of {event.type!r} is no JSON: {error}.") from error
+    if _NUL.search(text):
+        raise InvalidEvents(f"The data of {event.type!r} has a NUL, which jsonb cannot store.")
+    return text

@@ -1,0 +1,69 @@
+"""`manage.py rebuild_projection NAME`: make a projection's rows again, beside those in use."""
+
+from typing import Any
+
+from django.core.management.base import CommandParser
+from django.db import DEFAULT_DB_ALIAS
+
+from dbpatterns.commands import Exit, OperationalCommand, Progress, Report
+from dbpatterns.eventstore.models import ProjectionState, StoredEvent
+from dbpatterns.eventstore.projections import catch_up, go_live, prepare, registered, sweep
+
+
+class Command(OperationalCommand):
+    """Apply all events to a new generation, put it in place of the old one, delete that."""
+
+    help = "Make a projection's rows again, beside those in use, and put them in their place."
+    common_options = ("--database", "--dry-run", "--batch-size", "--max-seconds", "--pause-ms")
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Add the projection's name, and the way to begin again."""
+        super().add_arguments(parser)
+        parser.add_argument("name", metavar="NAME", help="As in the projection's class.")
+        parser.add_argument(
+            "--restart",
+            action="store_true",
+            help="Do not go on where an earlier run was stopped: its rows are out of date.",
+        )
+
+    def operate(self, **options: Any) -> Report:
+        """Go on where an earlier run ended, or begin."""
+        name, batch_size = options["name"], options["batch_size"]
+        database = options["database"] or DEFAULT_DB_ALIAS
+        total = StoredEvent.objects.using(database).count()
+        if options["dry_run"]:
+            states = ProjectionState.objects.using(database).filter(name=name, is_live=False)
+            begun = states.order_by("-generation").first()
+            return Report({"events": total, "applied_before": begun.events if begun else 0})
+        state = prepare(name, using=database, restart=options["restart"])
+        before = state.events
+        with self.progress(total, f"Rebuilding {name}"[:28]) as progress:
+            progress.advance(before)
+            applied = catch_up(
+                registered()[name](),
+                batch_size=batch_size,
+                using=database,
+                state=state,
+                must_stop=lambda events: self._stops_after(progress, events),
+            )
+        facts: dict[str, object] = {
+            "events": total,
+            "applied_before": before,
+            "applied": applied,
+            "generation": state.generation,
+        }
+        if self.must_stop():
+            reason = f"Stopped at {before + applied:,} of {total:,} events; run it again."
+            return Report(facts, exit=Exit.STOPPED, reason=reason)
+        go_live(state, using=database)
+        catch_up(registered()[name](), batch_size=batch_size, using=database)
+        deleted = 0
+        while rows := sweep(name, using=database, batch_size=batch_size):
+            deleted += rows
+            self.pause()
+        return Report({**facts, "rows_deleted": deleted})
+
+    def _stops_after(self, progress: Progress, events: int) -> bool:
+        progress.advance(events)
+        self.pause()
+        return self.must_stop()

@@ -1,0 +1,190 @@
+"""Projections: rows made from events, that can be thrown away and made again.
+
+    class Statement(Projection):
+        name = "statement"
+        model = StatementLine
+
+        def apply(self, event, *, generation, using):
+            if event.type == "MoneyMoved":
+                StatementLine.objects.using(using).create(generation=generation, **event.data)
+
+Where it has read to is kept beside the rows and moves in their transaction, so that each event
+has its effect once whatever is killed and however many run. A module `projections` of an
+installed app is imported at start.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+from django.db import router, transaction
+from django.db.models import Model, QuerySet
+
+from dbpatterns import telemetry
+from dbpatterns.errors import UsageError
+from dbpatterns.eventstore.models import ProjectionState
+from dbpatterns.eventstore.reading import Checkpoint, RecordedEvent, read_all
+
+__all__ = ["Projection", "catch_up", "go_live", "prepare", "registered", "sweep"]
+
+_registered: dict[str, type["Projection"]] = {}
+
+
+class Projection:
+    """What to do with each event; subclass it, with a name and a model."""
+
+    name: ClassVar[str]
+    """Its own, for good: the checkpoint is kept under it."""
+    model: ClassVar[type[Model]]
+    """A `ProjectedModel`, on the database of the events."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" not in cls.__dict__:
+            return  # a base of others, or the same projection with a difference
+        known = _registered.setdefault(cls.name, cls)
+        if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise UsageError(
+                f"Two projections have the name {cls.name!r}, {known.__qualname__} and "
+                f"{cls.__qualname__}, and would share a checkpoint: rename one."
+            )
+        _registered[cls.name] = cls
+
+    def apply(self, event: RecordedEvent, *, generation: int, using: str) -> None:
+        """Write what the event means, into rows of this generation only, on this database.
+
+        Nothing else: no mail, no other database. It runs in a transaction that readers of all
+        streams wait for, so be quick. An exception undoes the page, and the next run meets it
+        again.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def rows(cls, using: str | None = None) -> QuerySet[Any]:
+        """Return the rows to read, those of the live generation; one query with theirs in it."""
+        alias = using or router.db_for_read(cls.model)
+        live = ProjectionState.objects.using(alias).filter(name=cls.name, is_live=True)
+        return cls.model._default_manager.using(alias).filter(
+            generation__in=live.values("generation")
+        )
+
+
+def registered() -> Mapping[str, type[Projection]]:
+    """Return the projections by name."""
+    return MappingProxyType(_registered)
+
+
+def catch_up(
+    projection: Projection,
+    *,
+    batch_size: int = 500,
+    using: str | None = None,
+    must_stop: Callable[[int], bool] = lambda events: False,
+    state: ProjectionState | None = None,
+) -> int:
+    """Apply events until there is none to see, and return how many this call applied.
+
+    For each page: three queries to read, one UPDATE that takes the page, and what `apply` does, in
+    one transaction. Two at once share the work: one waits, finds the page taken and goes on after
+    it. Call it from a loop, from cron, or after an append.
+
+    Args:
+        must_stop: asked after each page, with the number of its events.
+        state: of the generation to feed; the live one if not given, whichever that is then.
+    """
+    alias = using or router.db_for_write(ProjectionState)
+    states = ProjectionState.objects.using(alias)
+    applied, given = 0, state
+    while True:
+        started = time.monotonic()
+        state = states.get(pk=given.pk) if given else _live(projection.name, alias)
+        after = Checkpoint(state.epoch, state.xid, state.position) if state.epoch else None
+        events = read_all(after=after, limit=batch_size, using=alias)
+        if not events:
+            return applied
+        last = events[-1].checkpoint
+        assert last is not None, "read_all gives every event one"
+        here = states.filter(
+            pk=state.pk,
+            is_live=state.is_live,
+            epoch=state.epoch,
+            xid=state.xid,
+            position=state.position,
+        )
+        with transaction.atomic(using=alias):
+            # The page is taken before it is applied: who comes second waits here, then has it not.
+            if not here.update(
+                epoch=last.epoch,
+                xid=last.xid,
+                position=last.position,
+                events=state.events + len(events),
+            ):
+                continue
+            for event in events:
+                projection.apply(event, generation=state.generation, using=alias)
+        applied += len(events)
+        if telemetry.is_heard():
+            telemetry.emit(
+                telemetry.Event(
+                    "eventstore.projected",
+                    database=alias,
+                    seconds=time.monotonic() - started,
+                    facts={"projection": projection.name, "events": len(events)},
+                )
+            )
+        if must_stop(len(events)):
+            return applied
+
+
+def prepare(name: str, *, using: str, restart: bool = False) -> ProjectionState:
+    """Return the state of the generation being rebuilt: the one begun before, or a new one.
+
+    Args:
+        restart: a new one in any case; what was begun goes with the old generation.
+    Raises: UsageError: no projection has the name.
+    """
+    if name not in _registered:
+        known = ", ".join(sorted(_registered)) or "none"
+        raise UsageError(f"There is no projection {name!r}. Known: {known}.")
+    live = _live(name, using)
+    states = ProjectionState.objects.using(using).filter(name=name)
+    begun = states.filter(generation__gt=live.generation).order_by("-generation").first()
+    if begun and not restart:
+        return begun
+    return states.create(name=name, generation=(begun or live).generation + 1, is_live=False)
+
+
+def go_live(state: ProjectionState, *, using: str) -> None:
+    """Let readers see a rebuilt generation instead of the one before; one transaction."""
+    states = ProjectionState.objects.using(using).filter(name=state.name)
+    with transaction.atomic(using=using):
+        states.filter(is_live=True).update(is_live=False)
+        states.filter(pk=state.pk).update(is_live=True)
+
+
+def sweep(name: str, *, using: str, batch_size: int = 500) -> int:
+    """Delete up to `batch_size` rows of generations before the live one; return how many.
+
+    The last call, which returns 0, forgets those generations. Two statements.
+    """
+    live = _live(name, using)
+    rows = _registered[name].model._default_manager.using(using)
+    old = rows.filter(generation__lt=live.generation)
+    found = list(old.values_list("pk", flat=True)[:batch_size])
+    if not found:
+        states = ProjectionState.objects.using(using).filter(name=name)
+        states.filter(generation__lt=live.generation).delete()
+        return 0
+    rows.filter(pk__in=found).delete()
+    return len(found)
+
+
+def _live(name: str, alias: str) -> ProjectionState:
+    states = ProjectionState.objects.using(alias)
+    live = states.filter(name=name, is_live=True).first()
+    if live is None:
+        first = ProjectionState(name=name, generation=1, is_live=True)
+        states.bulk_create([first], ignore_conflicts=True)  # of two who begin, one makes it
+        live = states.get(name=name, is_live=True)
+    return live

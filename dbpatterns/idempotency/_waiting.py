@@ -1,0 +1,77 @@
+"""A claim that fails at once instead of waiting for another's: PostgreSQL's way, and SQLite's."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+from django.db import OperationalError, connections
+
+__all__ = ["Busy", "at_once"]
+
+Claim = Callable[[], AbstractContextManager[None]]
+
+
+class Busy(Exception):
+    """Another transaction is in the way."""
+
+
+@contextmanager
+def at_once(alias: str, *, is_wanted: bool) -> Iterator[Claim]:
+    """Yield what to put around the statement that shall not wait; enter it before BEGIN.
+
+    The session's own timeouts hold again after the statement, and after an error.
+    Raises: Busy: it would have waited.
+    """
+    if not is_wanted:
+        yield nullcontext
+    elif connections[alias].vendor == "sqlite":
+        with _sqlite(connections[alias]) as claim:
+            yield claim
+    else:
+        yield lambda: _postgresql(connections[alias])
+
+
+@contextmanager
+def _postgresql(connection: Any) -> Iterator[None]:
+    """One statement before and one after; a rollback undoes the setting by itself."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT current_setting('lock_timeout'), set_config('lock_timeout', '1ms', true)"
+        )
+        before = cursor.fetchone()[0]
+        try:
+            yield
+        except OperationalError as error:
+            if getattr(error.__cause__, "sqlstate", None) == "55P03":
+                raise Busy from error
+            raise
+        cursor.execute("SELECT set_config('lock_timeout', %s, true)", [before])
+
+
+@contextmanager
+def _sqlite(connection: Any) -> Iterator[Claim]:
+    """BEGIN may wait as well, so the timeout is off from before it until the claim is made."""
+    is_claiming = True
+
+    @contextmanager
+    def claim() -> Iterator[None]:
+        nonlocal is_claiming
+        yield
+        is_claiming = False
+        set_timeout(before)
+
+    def set_timeout(milliseconds: int) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(f"PRAGMA busy_timeout = {milliseconds:d}")
+
+    with connection.cursor() as cursor:
+        before = cursor.execute("PRAGMA busy_timeout").fetchone()[0]
+    set_timeout(0)
+    try:
+        yield claim
+    except OperationalError as error:
+        if is_claiming and "locked" in str(error):
+            raise Busy from error
+        raise
+    finally:
+        set_timeout(before)

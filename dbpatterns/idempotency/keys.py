@@ -1,0 +1,171 @@
+"""One key, one effect: work that is done once however often it is asked for.
+
+    outcome = run_once(
+        f"user:{user.pk}",
+        request.headers["Idempotency-Key"],
+        fingerprint=[source, destination, amount],
+        work=lambda: {"transfer": transfer(source, destination, amount).pk},
+    )
+    outcome.value, outcome.is_replay
+
+The key is claimed, the work done and the answer stored in one transaction, so that a crash
+leaves all of it or nothing: there is no "claimed" state to get stuck in, and no lease to time
+out. Who comes second waits on the unique index, as for any other row.
+
+Source: Brandur Leach, "Implementing Stripe-like Idempotency Keys in Postgres"; PostgreSQL
+documentation, "INSERT", on ON CONFLICT DO NOTHING.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Generic, TypeVar
+
+from django.core.serializers.json import DjangoJSONEncoder
+from django.db import connections, router, transaction
+from django.utils import timezone
+
+from dbpatterns import telemetry
+from dbpatterns.errors import UsageError
+from dbpatterns.idempotency._waiting import Busy, at_once
+from dbpatterns.idempotency.conf import IdempotencySettings
+from dbpatterns.idempotency.errors import (
+    IdempotencyConflict,
+    IdempotencyInProgress,
+    InvalidIdempotencyKey,
+)
+from dbpatterns.idempotency.models import IdempotencyKey
+
+__all__ = ["Outcome", "purge", "run_once"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[T]):
+    """The answer, and whether it is an earlier one's."""
+
+    value: T
+    is_replay: bool
+
+
+def run_once(
+    scope: str,
+    key: str,
+    fingerprint: object,
+    work: Callable[[], T],
+    *,
+    wait: bool = True,
+    expires_in: timedelta | None = None,
+    using: str | None = None,
+) -> Outcome[T]:
+    """Run `work` in a transaction and keep its answer, or return the answer kept before.
+
+    If `work` raises, nothing is kept, and the next request with the key runs it again. Three
+    statements in a transaction the first time, two for a replay; no lock but the key's own row.
+    Inside an outer transaction all is kept when that one commits. What `work` writes elsewhere (a
+    second database, a mail) is not undone: give those a key of their own.
+
+    Args:
+        scope: whose keys these are, such as a user's; the same key in two scopes is two keys.
+        fingerprint: what makes two requests the same, as JSON values; a hash of it is kept.
+        work: returns JSON values; the caller gets them as JSON gives them back, the first time
+            too, so that a tuple is a list.
+        wait: for a running request with the key. On SQLite without, any other writer counts as
+            one, since it has one lock for all.
+        expires_in: how long to remember the key; `EXPIRES_SECONDS` if not given.
+        using: the database that `work` writes to.
+    Raises: IdempotencyConflict: the key was used with another fingerprint.
+        IdempotencyInProgress: `wait` is false and a request with the key is running.
+        InvalidIdempotencyKey: empty, too long, or with a NUL. UsageError: `work` returned what
+            is no JSON, or used its own key.
+    """
+    longest = IdempotencyKey.LONGEST
+    if not all(0 < len(text) <= longest and "\0" not in text for text in (scope, key)):
+        raise InvalidIdempotencyKey(scope=scope, key=key, longest=longest)
+    alias = using or router.db_for_write(IdempotencyKey)
+    expected = _hash(fingerprint)
+    lifetime = expires_in or timedelta(seconds=IdempotencySettings.load().expires_seconds)
+    try:
+        with at_once(alias, is_wanted=not wait) as claim, transaction.atomic(using=alias):
+            while True:
+                with claim():
+                    row = _claim(alias, scope, key, expected, timezone.now() + lifetime)
+                if row is not None:
+                    text = _encode(work())
+                    IdempotencyKey.objects.using(alias).filter(pk=row).update(response=text)
+                    return Outcome(json.loads(text), is_replay=False)
+                if found := _stored(alias, scope, key, expected):
+                    return found
+    except Busy as error:
+        if found := _stored(alias, scope, key, expected):
+            return found
+        raise IdempotencyInProgress(scope=scope, key=key) from error
+
+
+def purge(*, using: str | None = None, batch_size: int = 500) -> int:
+    """Delete up to `batch_size` expired keys, the oldest first, and return how many.
+
+    Two statements. Call it until it returns 0, or run `purge_idempotency_keys`.
+    """
+    keys = IdempotencyKey.objects.using(using or router.db_for_write(IdempotencyKey))
+    expired = keys.filter(expires_at__lte=timezone.now())
+    found = list(expired.order_by("expires_at").values_list("pk", flat=True)[:batch_size])
+    return expired.filter(pk__in=found).delete()[0]
+
+
+def _claim(alias: str, scope: str, key: str, fingerprint: str, expires_at: Any) -> int | None:
+    """Insert the key and return its row, or None when another transaction has committed it.
+
+    One whose transaction is still open is waited for: by the unique index, or SQLite's lock.
+    """
+    connection = connections[alias]
+    table = connection.ops.quote_name(IdempotencyKey._meta.db_table)
+    values = (scope, key, fingerprint, connection.ops.adapt_datetimefield_value(expires_at))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO {table} (scope, key, fingerprint, response, expires_at) "
+            "VALUES (%s, %s, %s, '', %s) ON CONFLICT (scope, key) DO NOTHING RETURNING id",
+            values,
+        )
+        row = cursor.fetchone()
+    return row[0] if row else None
+
+
+def _stored(alias: str, scope: str, key: str, fingerprint: str) -> Outcome[Any] | None:
+    """Return the answer kept for the key; None when there is none, or no longer."""
+    keys = IdempotencyKey.objects.using(alias)
+    row = keys.filter(scope=scope, key=key).first()
+    if row is None:
+        return None  # purged a moment ago, or the request that held it failed
+    if row.expires_at <= timezone.now():
+        keys.filter(pk=row.pk).delete()  # of two who do so, one inserts the key and one waits
+        return None
+    if row.fingerprint != fingerprint:
+        raise IdempotencyConflict(scope=scope, key=key)
+    if not row.response:
+        raise UsageError(
+            f"The work of key {key!r} of {scope!r} ran it again, inside its own transaction: "
+            "its answer does not exist yet. Give the inner work another scope."
+        )
+    if telemetry.is_heard():
+        telemetry.emit(
+            telemetry.Event("idempotency.replayed", database=alias, facts={"scope": scope})
+        )
+    return Outcome(json.loads(row.response), is_replay=True)
+
+
+def _hash(fingerprint: object) -> str:
+    return hashlib.sha256(_encode(fingerprint, sort_keys=True).encode()).hexdigest()
+
+
+def _encode(value: object, *, sort_keys: bool = False) -> str:
+    try:
+        return json.dumps(value, cls=DjangoJSONEncoder, sort_keys=sort_keys, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"{type(value).__name__} is no JSON ({error}): the answer is kept as JSON, and so is "
+            "what it is the answer to. Return dicts, lists, text and numbers."
+        ) from error

@@ -1,0 +1,324 @@
+"""Moving money: one transfer, now or pending, and its end, each once or not at all.
+
+    transfer(alice, bob, 1_250, idempotency_key=key)
+
+On PostgreSQL a function in the database does it in one round trip; on SQLite the same rules run
+here (`booking`) under the write lock. Inside an `atomic` block it takes part in that transaction,
+and a refusal leaves the block usable.
+"""
+
+import datetime
+import json
+from dataclasses import replace
+from typing import Any
+
+from django.db import connections, router
+from django.utils import timezone
+
+from dbpatterns.errors import UsageError
+from dbpatterns.ledger import errors
+from dbpatterns.ledger.booking import Booking, Payment, account_id, checked_amount, move
+from dbpatterns.ledger.models import MAX_BALANCE, Account, Transfer
+from dbpatterns.ledger.posting import (
+    in_transaction,
+    load_accounts,
+    load_sheet,
+    write,
+    write_accounts,
+    write_entries,
+)
+
+__all__ = ["expire_transfers", "post_transfer", "reverse_transfer", "transfer", "void_transfer"]
+
+
+def transfer(
+    source: Account | int,
+    destination: Account | int,
+    amount: int,
+    *,
+    currency: str | None = None,
+    idempotency_key: str | None = None,
+    pending: bool = False,
+    expires_in: datetime.timedelta | None = None,
+    reference: str = "",
+    using: str | None = None,
+) -> Transfer:
+    """Move `amount` minor units, or hold them for later when `pending`.
+
+    One round trip on PostgreSQL. Locks both accounts in the order of their ids until the
+    transaction ends. A key that came before returns its transfer, with `is_replay` set, and moves
+    nothing, for one query more; a refusal uses no key up.
+
+    Args:
+        currency: what both accounts must be in; the source's if not given.
+        expires_in: how long a pending transfer may be posted; for ever if not given.
+    Raises: TransferError, a subclass for each reason, with nothing written. UsageError: no
+        account at all, or accounts of two databases.
+    Source: pgledger and TigerBeetle, for the rules; PostgreSQL documentation, "Explicit Locking".
+    """
+    payment = Payment(
+        source, destination, amount, currency, idempotency_key, reference, pending, expires_in
+    )
+    alias = database_of(source, destination, using=using)
+    return _make(alias, payment, None)
+
+
+def reverse_transfer(
+    made: Transfer | int,
+    idempotency_key: str | None = None,
+    *,
+    reference: str = "",
+    using: str | None = None,
+) -> Transfer:
+    """Move what a posted transfer moved back, once, as a transfer of its own.
+
+    Cost and locks as `transfer`, and a query to read the new one.
+    Raises: TransferError: among others NotPosted, AlreadyReversed, and InsufficientFunds when the
+        money is gone.
+    """
+    number, alias = _transfer_id(made), _database_of_transfer(made, using)
+    # The accounts and the amount are those of the transfer, which the function reads itself.
+    payment = Payment(0, 0, 0, None, idempotency_key, reference)
+    return _make(alias, payment, number)
+
+
+def post_transfer(
+    made: Transfer | int, amount: int | None = None, *, using: str | None = None
+) -> Transfer:
+    """Move what a pending transfer holds, or a part of it; the rest is free again.
+
+    One round trip on PostgreSQL; locks both accounts.
+    Raises: TransferError: NotPending, PendingExpired, InvalidAmount, AccountClosed.
+    """
+    if amount is not None:
+        checked_amount(amount)
+    return _end(_database_of_transfer(made, using), _transfer_id(made), "posted", amount)
+
+
+def void_transfer(made: Transfer | int, *, using: str | None = None) -> Transfer:
+    """Give up a pending transfer; what it held is free again. Cost as `post_transfer`.
+
+    Raises: TransferError: NotPending.
+    """
+    return _end(_database_of_transfer(made, using), _transfer_id(made), "voided", None)
+
+
+def expire_transfers(*, using: str | None = None, limit: int = 1_000) -> int:
+    """End pending transfers that are past their time; return how many.
+
+    A transaction for each, oldest first, and one query to find them. Safe to run twice at once.
+    """
+    alias = using or router.db_for_write(Transfer)
+    late = (
+        Transfer.objects.using(alias)
+        .filter(status=Transfer.Status.PENDING, expires_at__lte=timezone.now())
+        .order_by("expires_at")
+    )
+    ended = 0
+    for number in list(late.values_list("pk", flat=True)[:limit]):
+        try:
+            _end(alias, number, "expired", None)
+        except errors.NotPending:
+            continue  # voided, posted or expired by somebody else meanwhile
+        ended += 1
+    return ended
+
+
+def database_of(*accounts: Account | int, using: str | None) -> str:
+    """Return the database to write to: `using`, or where the accounts live.
+
+    Ids of two databases may be the same number, so accounts of another one are refused.
+    Raises: UsageError.
+    """
+    aliases = {
+        router.db_for_write(Transfer, instance=each)
+        for each in accounts
+        if isinstance(each, Account)
+    }
+    aliases |= {using} if using else set()
+    if len(aliases) > 1:
+        raise UsageError(
+            f"The accounts and `using` name several databases, {', '.join(sorted(aliases))}: a "
+            "transfer is one transaction, so both accounts live in one."
+        )
+    return aliases.pop() if aliases else router.db_for_write(Transfer)
+
+
+def _database_of_transfer(made: Transfer | int, using: str | None) -> str:
+    if using or not isinstance(made, Transfer):
+        return using or router.db_for_write(Transfer)
+    return router.db_for_write(Transfer, instance=made)
+
+
+def _transfer_id(made: Transfer | int) -> int:
+    found = made.pk if isinstance(made, Transfer) else made
+    if type(found) is not int:
+        raise UsageError(f"A transfer is a saved Transfer or its id, not {made!r}.")
+    if not 0 < found <= MAX_BALANCE:
+        raise errors.TransferNotFound(transfer=found)
+    return found
+
+
+def _make(alias: str, payment: Payment, reverses: int | None) -> Transfer:
+    if connections[alias].vendor != "postgresql":
+        return _make_here(alias, payment, reverses)
+    source, destination = account_id(payment.source), account_id(payment.destination)
+    if reverses is None:
+        checked_amount(payment.amount)
+        if source == destination:
+            raise errors.SameAccount(account=source)
+        for each in (source, destination):
+            if not 0 < each <= MAX_BALANCE:
+                raise errors.AccountNotFound(account=each)
+    options = {
+        "p_currency": payment.currency,
+        "p_key": payment.idempotency_key,
+        "p_pending": payment.pending or None,
+        "p_expires_in": payment.expires_in,
+        "p_reference": payment.reference or None,
+        "p_reverses": reverses,
+    }
+    given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+    named = "".join(f", {key} => %s" for key in given)
+    with connections[alias].cursor() as cursor:
+        cursor.execute(
+            f"SELECT * FROM dbpatterns_ledger_move(%s, %s, %s{named})",
+            [source, destination, payment.amount, *given.values()],
+        )
+        code, facts, is_replay, number, currency, made_at, made_until = cursor.fetchone()
+    if code:
+        raise errors.refusal(code, json.loads(facts))
+    if is_replay or reverses is not None:
+        made = Transfer.objects.using(alias).get(pk=number)
+        made.is_replay = is_replay
+        return made
+    return _row(
+        alias,
+        id=number,
+        source_id=source,
+        destination_id=destination,
+        amount=payment.amount,
+        posted_amount=0 if payment.pending else payment.amount,
+        currency=currency,
+        status="pending" if payment.pending else "posted",
+        reference=payment.reference,
+        idempotency_key=payment.idempotency_key or "",
+        created_at=made_at,
+        expires_at=made_until,
+    )
+
+
+def _row(alias: str, **columns: Any) -> Transfer:
+    names = [field.attname for field in Transfer._meta.concrete_fields]
+    return Transfer.from_db(alias, names, [columns.get(name) for name in names])
+
+
+def _end(alias: str, number: int, status: str, amount: int | None) -> Transfer:
+    if connections[alias].vendor != "postgresql":
+        return _end_here(alias, number, status, amount)
+    names = [field.attname for field in Transfer._meta.concrete_fields]
+    columns = ", ".join(f"(made).{name}" for name in names)
+    with connections[alias].cursor() as cursor:
+        cursor.execute(
+            f"SELECT refusal, facts, {columns} FROM dbpatterns_ledger_end(%s, %s, %s)",
+            [number, status, amount],
+        )
+        code, facts, *row = cursor.fetchone()
+    made = Transfer.from_db(alias, names, row)
+    if not code:
+        return made
+    told = json.loads(facts)
+    if code == errors.PendingExpired.code:
+        told["expires_at"] = made.expires_at
+    raise errors.refusal(code, told)
+
+
+def _make_here(alias: str, payment: Payment, reverses: int | None) -> Transfer:
+    refused: errors.TransferError | None = None
+    with in_transaction(alias):
+        try:
+            booking, is_replay = _book_here(alias, payment, reverses)
+        except errors.TransferError as error:  # raised after the block, which it must not break
+            refused = error
+    if refused:
+        raise refused
+    made = Transfer.objects.using(alias).get(pk=booking.id or 0)
+    made.is_replay = is_replay
+    return made
+
+
+def _book_here(alias: str, payment: Payment, reverses: int | None) -> tuple[Booking, bool]:
+    reversals: dict[int, int] = {}
+    if reverses is not None:
+        load_accounts(alias, [])  # the write lock: what is read from here on stays so
+        payment = _reversal(alias, payment, reverses)
+        before = Transfer.objects.using(alias).filter(reverses=reverses).first()
+        if before is not None:
+            reversals[reverses] = before.pk
+    keys = [payment.idempotency_key] if payment.idempotency_key else []
+    sheet = load_sheet(alias, [account_id(payment.source), account_id(payment.destination)], keys)
+    sheet.reversals = reversals
+    booked = sheet.book(payment, reverses=reverses)
+    write(alias, sheet)
+    return booked
+
+
+def _reversal(alias: str, payment: Payment, reverses: int) -> Payment:
+    made = Transfer.objects.using(alias).filter(pk=reverses).first()
+    if made is None:
+        raise errors.TransferNotFound(transfer=reverses)
+    if made.status != Transfer.Status.POSTED:
+        raise errors.NotPosted(transfer=reverses, status=made.status)
+    return replace(
+        payment,
+        source=made.destination_id,
+        destination=made.source_id,
+        amount=made.posted_amount,
+        currency=made.currency,
+    )
+
+
+def _end_here(alias: str, number: int, status: str, amount: int | None) -> Transfer:
+    refused: errors.TransferError | None = None
+    with in_transaction(alias):
+        load_accounts(alias, [])
+        made = Transfer.objects.using(alias).filter(pk=number).first()
+        try:
+            _write_end(alias, number, made, status, amount)
+        except errors.TransferError as error:
+            refused = error
+    if refused:
+        raise refused
+    return Transfer.objects.using(alias).get(pk=number)
+
+
+def _write_end(
+    alias: str, number: int, made: Transfer | None, status: str, amount: int | None
+) -> None:
+    if made is None:
+        raise errors.TransferNotFound(transfer=number)
+    by_id = {each.id: each for each in load_accounts(alias, [made.source_id, made.destination_id])}
+    source, destination = by_id[made.source_id], by_id[made.destination_id]
+    moment = timezone.now()
+    if made.status != Transfer.Status.PENDING:
+        raise errors.NotPending(transfer=number, status=made.status)
+    posted = 0
+    if status == Transfer.Status.POSTED:
+        if made.expires_at and made.expires_at <= moment:
+            raise errors.PendingExpired(transfer=number, expires_at=made.expires_at)
+        posted = checked_amount(made.amount if amount is None else amount, made.amount)
+        for each in (source, destination):
+            if each.is_closed:
+                raise errors.AccountClosed(account=each.id)
+    source.pending_debits -= made.amount
+    destination.pending_credits -= made.amount
+    with connections[alias].cursor() as cursor:
+        if posted:
+            booking = Booking(source.id, destination.id, posted, made.currency, "", "", False)
+            booking.id = number
+            move(booking, source, destination, posted)
+            write_entries(cursor, [booking])
+        write_accounts(cursor, [source, destination])
+    Transfer.objects.using(alias).filter(pk=number).update(
+        status=status, posted_amount=posted, ended_at=moment
+    )

@@ -1,0 +1,115 @@
+"""What this package reads of Django's private transaction state; each says when it can go."""
+
+import sys
+from collections.abc import Callable, MutableSequence
+from typing import Any, TypeVar
+
+from django.db import DEFAULT_DB_ALIAS, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import Model, QuerySet
+
+__all__ = ["commit_hooks", "connection_of", "has_testcase", "is_in_testcase", "is_in_transaction"]
+__all__ += ["open_savepoints", "psycopg_connection", "put_first", "run_hooks", "savepoints_made"]
+__all__ += ["without_limits"]
+
+M = TypeVar("M", bound=Model)
+
+Hook = tuple[set[str], Callable[[], object], bool]
+
+
+def connection_of(using: str | None) -> BaseDatabaseWrapper:
+    """Return this thread's connection to a database; the default one for None."""
+    return connections[using or DEFAULT_DB_ALIAS]
+
+
+def commit_hooks(connection: BaseDatabaseWrapper) -> MutableSequence[Hook]:
+    """Return the list that `on_commit` fills: savepoints, function, robust.
+
+    `BaseDatabaseWrapper.run_on_commit` (5.2 to 6.1): Django rebuilds it at a rollback to a
+    savepoint and empties it at a rollback. Can go when Django has an `on_rollback`.
+    """
+    hooks: MutableSequence[Hook] = connection.run_on_commit  # type: ignore[assignment]
+    return hooks
+
+
+def put_first(connection: BaseDatabaseWrapper, hook: Callable[[], object]) -> None:
+    """Register a hook that runs before all others, even those registered earlier.
+
+    Inserts at the front of `run_on_commit` (5.2 to 6.1), since a hook that raises keeps those
+    behind it from ever running. Can go with `commit_hooks`.
+    """
+    commit_hooks(connection).insert(0, (set(), hook, False))
+
+
+def run_hooks(connection: BaseDatabaseWrapper, hooks: MutableSequence[Hook]) -> None:
+    """Run hooks as Django does after a commit, which it has taken for a failed one.
+
+    Calls `run_and_clear_commit_hooks` (5.2 to 6.1). Can go with `commit_hooks`.
+    """
+    connection.run_on_commit[:] = hooks  # type: ignore[assignment]
+    connection.run_and_clear_commit_hooks()
+
+
+def psycopg_connection(connection: BaseDatabaseWrapper) -> Any:
+    """Return the driver's connection, opened if need be; None unless the driver is psycopg 3.
+
+    psycopg sends what is set on it with its BEGIN. Reads `Database` (5.2 to 6.1), the driver's
+    module. Can go when Django's `atomic` takes an isolation level.
+    """
+    if getattr(connection, "Database", None) is not sys.modules.get("psycopg"):
+        return None
+    connection.ensure_connection()
+    return connection.connection
+
+
+def open_savepoints(connection: BaseDatabaseWrapper) -> set[str]:
+    """Return the ids of the savepoints that are open, as `on_commit` keeps them with a hook.
+
+    Reads `savepoint_ids` (5.2 to 6.1). Can go with `commit_hooks`.
+    """
+    return set(connection.savepoint_ids)
+
+
+def savepoints_made(connection: BaseDatabaseWrapper) -> int:
+    """Return how many savepoints this connection has made so far, whoever asked for them.
+
+    Reads `savepoint_state` (5.2 to 6.1), the counter behind savepoint names: Django's own
+    `atomic` counts too, without a look at each statement. Can go when Django tells.
+    """
+    return connection.savepoint_state
+
+
+def is_in_testcase(connection: BaseDatabaseWrapper) -> bool:
+    """Tell whether nothing but the blocks of a TestCase is open.
+
+    Reads `atomic_blocks` and `Atomic._from_testcase` (5.2 to 6.1), as `atomic(durable=True)` does.
+    Can go when Django tells a test's transaction from the code's.
+    """
+    blocks: list[Any] = [*connection.atomic_blocks]
+    return bool(blocks) and all(block._from_testcase for block in blocks)
+
+
+def has_testcase(connection: BaseDatabaseWrapper) -> bool:
+    """Tell whether the outermost block is a TestCase's, so that nothing will ever commit."""
+    blocks: list[Any] = [*connection.atomic_blocks]
+    return bool(blocks) and bool(blocks[0]._from_testcase)
+
+
+def is_in_transaction(connection: BaseDatabaseWrapper) -> bool:
+    """Tell whether the code has opened a transaction; a TestCase's own does not count.
+
+    True with autocommit off, where somebody else decides when to commit.
+    """
+    if connection.in_atomic_block:
+        return not is_in_testcase(connection)
+    return connection.connection is not None and not connection.get_autocommit()
+
+
+def without_limits(queryset: "QuerySet[M]") -> "QuerySet[M]":
+    """Return the queryset without its slice, which Django would not let us filter.
+
+    Calls `Query.clear_limits` (5.2 to 6.1). Can go when a sliced queryset can be filtered.
+    """
+    unlimited = queryset.all()
+    unlimited.query.clear_limits()
+    return unlimited

@@ -1,0 +1,68 @@
+"""What every list of the bank has in common: the user's reach, shard by shard."""
+
+from abc import ABC, abstractmethod
+from functools import partial
+from typing import Any, ClassVar, TypeVar
+
+from django.db.models import Model, Q, QuerySet
+from django.http import Http404
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.viewsets import GenericViewSet
+
+from demo.api.fan_out import OldestFirst
+from demo.api.filters import Filters
+from demo.api.reach import HasReach, Reach
+
+__all__ = ["ShardedViewSet"]
+
+_M = TypeVar("_M", bound=Model)
+
+
+class ShardedViewSet(GenericViewSet[_M], ABC):
+    """List and show the rows in the user's reach.
+
+    List: one query per shard in reach (all for staff, one for a customer). One row: one query a
+    shard until it is found.
+    """
+
+    permission_classes = [HasReach]
+    pagination_class: type[OldestFirst]
+    model: ClassVar[type[Any]]
+    filters: ClassVar[type[Filters]]
+
+    @abstractmethod
+    def visible(self, alias: str, condition: Q, /, **how: Any) -> list[_M]:
+        """Return the rows on one shard that the user may see, as `find_by` does; one query."""
+
+    @property
+    def reach(self) -> Reach:
+        """Return the reach of the user who asks."""
+        return Reach.of(self.request.user)
+
+    def list(self, request: Request) -> Response:
+        """Return one page, merged from the shards."""
+        pagination = self.pagination_class()
+        page = pagination.paginate_shards(
+            [partial(self.visible, alias) for alias in self.reach.aliases],
+            request,
+            self.filters.read(request),
+        )
+        return pagination.get_paginated_response(self.get_serializer(page, many=True).data)
+
+    def retrieve(self, request: Request, **kwargs: str) -> Response:
+        """Return one row."""
+        return Response(self.get_serializer(self.get_object()).data)
+
+    def get_object(self) -> _M:
+        """Find the row on the shards in reach."""
+        wanted = Q((self.lookup_field, self.kwargs[self.lookup_field]))
+        for alias in self.reach.aliases:
+            for found in self.visible(alias, wanted):
+                return found
+        raise Http404("There is nothing here, or it is not yours.")
+
+    def get_queryset(self) -> QuerySet[_M]:
+        """Tell the schema which model it is; rows come from `visible`."""
+        rows: QuerySet[_M] = self.model._default_manager.none()
+        return rows

@@ -1,0 +1,1 @@
+"""A bank: accounts on shards, a double-entry ledger and standing orders."""

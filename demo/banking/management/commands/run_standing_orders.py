@@ -1,0 +1,79 @@
+"""`manage.py run_standing_orders [--date D]`: execute the standing orders, then prove the books."""
+
+import datetime
+from argparse import ArgumentTypeError
+from collections import Counter
+from typing import Any
+
+from django.core.management.base import CommandParser
+from django.utils import timezone
+
+from dbpatterns.commands import Exit, OperationalCommand, Report
+from demo.banking.books import prove_books
+from demo.banking.money import format_amount
+from demo.banking.standing_orders import count_due, execute_due
+
+
+class Command(OperationalCommand):
+    """Execute what is due once per order and date; killed half-way, a second run goes on."""
+
+    help = "Execute the active standing orders for a date, list the refused ones, prove the books."
+    common_options = ("--dry-run", "--max-seconds")
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Take the date."""
+        super().add_arguments(parser)
+        parser.add_argument(
+            "--date",
+            type=_date,
+            default=None,
+            metavar="YYYY-MM-DD",
+            help="The due date; today if not given.",
+        )
+
+    def operate(self, *, date: datetime.date | None, dry_run: bool, **_: Any) -> Report:
+        """Pay or refuse each order in its own transaction; exit 1 only if the books are wrong."""
+        due_on = date or timezone.localdate()
+        total = count_due(due_on)
+        if dry_run:
+            return Report({"date": due_on, "due": total, "written": "nothing (--dry-run)"})
+        outcomes: Counter[str] = Counter()
+        paid, refused = 0, []
+        with self.progress(total, "Executing standing orders") as progress:
+            for done in execute_due(due_on):
+                progress.advance()
+                if done is None:
+                    outcomes["elsewhere"] += 1
+                elif done.reason:
+                    refused.append(f"order {done.order}: {done.reason}")
+                else:
+                    outcomes["paid"] += 1
+                    paid += done.amount
+                if self.must_stop():
+                    break
+        stopped = outcomes.total() + len(refused) < total and self.must_stop()
+        proofs = prove_books()
+        faults = [fault for proof in proofs.values() for fault in proof.faults]
+        facts = {
+            "date": due_on,
+            "due": total,
+            "paid": outcomes["paid"],
+            "paid_amount": format_amount(paid),
+            "refused": refused,
+            "executed_elsewhere": outcomes["elsewhere"],
+            "entries_proven": sum(proof.entries for proof in proofs.values()),
+            "balances_proven": sum(proof.accounts for proof in proofs.values()),
+            "faults": faults,
+        }
+        if faults:
+            return Report(facts, Exit.FINDINGS, f"The books are wrong: {faults[0]}")
+        if stopped:
+            return Report(facts, Exit.STOPPED, "Stopped early: run it again to go on from here.")
+        return Report(facts)
+
+
+def _date(text: str) -> datetime.date:
+    try:
+        return datetime.datetime.strptime(text, "%Y-%m-%d").date()
+    except ValueError as error:
+        raise ArgumentTypeError(f"{text!r} is no date: write YYYY-MM-DD") from error

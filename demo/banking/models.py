@@ -1,0 +1,215 @@
+"""The bank's tables: accounts, a double-entry ledger and standing orders.
+
+Everything here is sharded by customer: a customer's accounts, transfers and orders live
+together, beside the clearing accounts of the other banks on that shard, so each booking is
+one local transaction. Money is whole minor units (cents); never a float.
+"""
+
+import uuid6
+from django.db import models
+from django.db.models import F, Q
+
+__all__ = [
+    "Account",
+    "Customer",
+    "Entry",
+    "StandingOrder",
+    "StandingOrderExecution",
+    "Transfer",
+]
+
+
+class Customer(models.Model):
+    """Someone with accounts; the customer number is the shard key."""
+
+    id = models.BigIntegerField("customer number", primary_key=True)
+    name = models.CharField(max_length=200)
+    birth_date = models.DateField(null=True, blank=True)
+    district = models.CharField(max_length=100, blank=True)
+
+    class Meta:
+        ordering = ["pk"]
+        constraints = [models.CheckConstraint(condition=Q(id__gt=0), name="bank_customer_positive")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Account(models.Model):
+    """Where money is; the balance is kept here and proven by the entries.
+
+    A customer's account is never overdrawn. A clearing account stands for another bank, one
+    per bank and shard; the opening account is where opening balances come from, one per shard.
+    """
+
+    class Kind(models.TextChoices):
+        """Whose money it is."""
+
+        CUSTOMER = "customer"
+        CLEARING = "clearing"
+        OPENING = "opening"
+
+    class Status(models.TextChoices):
+        """Whether it may be booked on."""
+
+        OPEN = "open"
+        CLOSED = "closed"
+
+    id = models.UUIDField(primary_key=True, default=uuid6.uuid7, editable=False)
+    number = models.CharField(max_length=40, unique=True)
+    kind = models.CharField(max_length=8, choices=Kind, default=Kind.CUSTOMER)
+    customer = models.ForeignKey(
+        Customer, models.PROTECT, null=True, blank=True, related_name="accounts"
+    )
+    bank_code = models.CharField(max_length=11, blank=True)
+    """The other bank a clearing account stands for."""
+    currency = models.CharField(max_length=3, default="CZK")
+    balance = models.BigIntegerField(default=0)
+    """Minor units."""
+    status = models.CharField(max_length=6, choices=Status, default=Status.OPEN)
+    opened_on = models.DateField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["number"]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(kind__in=["clearing", "opening"]) | Q(balance__gte=0),
+                name="bank_account_not_overdrawn",
+            ),
+            models.CheckConstraint(
+                condition=Q(kind="customer", customer__isnull=False, bank_code="")
+                | Q(kind="clearing", customer__isnull=True) & ~Q(bank_code="")
+                | Q(kind="opening", customer__isnull=True, bank_code=""),
+                name="bank_account_kind_fits",
+            ),
+            models.CheckConstraint(
+                condition=Q(status__in=["open", "closed"]), name="bank_account_status_known"
+            ),
+            models.UniqueConstraint(
+                fields=["bank_code", "currency"],
+                condition=Q(kind="clearing"),
+                name="bank_account_one_per_bank",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.number
+
+
+class Transfer(models.Model):
+    """A booking that moves `amount` from the payer to the payee; written once, never changed."""
+
+    class Kind(models.TextChoices):
+        """Why the money moved."""
+
+        TRANSFER = "transfer"
+        STANDING_ORDER = "standing_order"
+        OPENING = "opening"
+
+    id = models.UUIDField(primary_key=True, default=uuid6.uuid7, editable=False)
+    customer = models.ForeignKey(Customer, models.PROTECT, related_name="transfers")
+    """Whose key `idempotency_key` is: the payer's owner, or the payee's for an opening."""
+    idempotency_key = models.CharField(max_length=100)
+    kind = models.CharField(max_length=14, choices=Kind, default=Kind.TRANSFER)
+    payer = models.ForeignKey(Account, models.PROTECT, related_name="outgoing_transfers")
+    payee = models.ForeignKey(Account, models.PROTECT, related_name="incoming_transfers")
+    amount = models.BigIntegerField()
+    """Minor units."""
+    currency = models.CharField(max_length=3)
+    memo = models.CharField(max_length=140, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.CheckConstraint(condition=Q(amount__gt=0), name="bank_transfer_positive"),
+            models.CheckConstraint(
+                condition=~Q(payer=F("payee")), name="bank_transfer_two_accounts"
+            ),
+            models.UniqueConstraint(
+                fields=["customer", "idempotency_key"], name="bank_transfer_once_per_key"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.payer_id} → {self.payee_id}: {self.amount} {self.currency}"
+
+
+class Entry(models.Model):
+    """One side of a transfer: minus on the payer, plus on the payee; the two sum to zero."""
+
+    transfer = models.ForeignKey(Transfer, models.PROTECT, related_name="entries")
+    account = models.ForeignKey(Account, models.PROTECT, related_name="entries")
+    amount = models.BigIntegerField()
+    """Minor units, signed."""
+
+    class Meta:
+        ordering = ["pk"]
+        verbose_name_plural = "entries"
+        constraints = [
+            models.CheckConstraint(condition=~Q(amount=0), name="bank_entry_not_zero"),
+            models.UniqueConstraint(
+                fields=["transfer", "account"], name="bank_entry_one_per_account"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.amount:+} on {self.account_id}"
+
+
+class StandingOrder(models.Model):
+    """A customer's wish to pay the same amount to the same account again and again."""
+
+    id = models.UUIDField(primary_key=True, default=uuid6.uuid7, editable=False)
+    order_number = models.BigIntegerField(null=True, blank=True, unique=True)
+    """The number in the file it was imported from."""
+    customer = models.ForeignKey(Customer, models.PROTECT, related_name="standing_orders")
+    account = models.ForeignKey(Account, models.PROTECT, related_name="standing_orders")
+    bank_code = models.CharField(max_length=11)
+    payee_account = models.CharField(max_length=34)
+    amount = models.BigIntegerField()
+    """Minor units."""
+    category = models.CharField(max_length=20, blank=True)
+    is_active = models.BooleanField(default=True)
+
+    class Meta:
+        ordering = ["id"]
+        constraints = [
+            models.CheckConstraint(condition=Q(amount__gt=0), name="bank_order_positive"),
+            models.CheckConstraint(
+                condition=~Q(bank_code="") & ~Q(payee_account=""), name="bank_order_has_payee"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.amount} to {self.payee_account}/{self.bank_code}"
+
+
+class StandingOrderExecution(models.Model):
+    """What became of one order on one date; the row that makes a second run do nothing."""
+
+    class Status(models.TextChoices):
+        """Paid in full, or not at all."""
+
+        PAID = "paid"
+        REFUSED = "refused"
+
+    order = models.ForeignKey(StandingOrder, models.PROTECT, related_name="executions")
+    due_on = models.DateField()
+    status = models.CharField(max_length=7, choices=Status)
+    reason = models.CharField(max_length=200, blank=True)
+    transfer = models.OneToOneField(Transfer, models.PROTECT, null=True, blank=True)
+
+    class Meta:
+        ordering = ["pk"]
+        constraints = [
+            models.UniqueConstraint(fields=["order", "due_on"], name="bank_execution_once_a_day"),
+            models.CheckConstraint(
+                condition=Q(status="paid", transfer__isnull=False, reason="")
+                | Q(status="refused", transfer__isnull=True) & ~Q(reason=""),
+                name="bank_execution_paid_or_refused",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.order_id} on {self.due_on}: {self.status}"

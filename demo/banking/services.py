@@ -1,0 +1,104 @@
+"""What a customer may order: money moved now, and again and again."""
+
+from typing import Any
+
+from django.db.models import Q
+
+from demo.banking.models import Account, StandingOrder, Transfer
+from demo.banking.reach import Reach
+from demo.banking.repositories import Shard, Shards, of_customers
+from demo.banking.transfers import Refusal, TransferRefused, transfer
+
+__all__ = ["PaymentService", "UnknownBank"]
+
+
+class UnknownBank(LookupError):
+    """A bank whom we pay nothing."""
+
+
+class PaymentService:
+    """Takes orders to pay; whose accounts may pay is the reach's business."""
+
+    def __init__(self, shards: Shards) -> None:
+        self._shards = shards
+
+    def payer(self, number: str, *, reach: Reach) -> Account:
+        """Return the customer account to take money from; one query a shard until found.
+
+        Raises: TransferRefused: UNKNOWN_ACCOUNT, in the same words for an account that is
+        somebody else's and for one that does not exist.
+        """
+        wanted = of_customers.to_q() & Q(number=number)
+        for alias in reach.aliases:
+            for found in reach.accounts(alias, wanted):
+                return found
+        raise TransferRefused(Refusal.UNKNOWN_ACCOUNT, f"You have no account {number}.")
+
+    def pay(
+        self,
+        payer: Account,
+        payee: str,
+        *,
+        reach: Reach,
+        amount: int,
+        idempotency_key: str,
+        memo: str = "",
+    ) -> tuple[Transfer, bool]:
+        """Move `amount` minor units once per key; return the transfer and whether it is new.
+
+        The transfer has its accounts loaded, as they were before. Cost: one query for the payee,
+        or one a shard, and those of `transfer`.
+        Raises: TransferRefused.
+        """
+        to = self._payee(payee, near=payer._state.db, reach=reach)
+        booked, is_new = transfer(
+            payer, to, amount=amount, idempotency_key=idempotency_key, memo=memo
+        )
+        booked.payer, booked.payee = payer, to  # the same rows, already read
+        return booked, is_new
+
+    def order(self, account: str, *, reach: Reach, bank_code: str, **values: Any) -> StandingOrder:
+        """Order a payment to an account at another bank. Three queries on the customer's shard.
+
+        Raises: TransferRefused: the account is closed, or not in reach. UnknownBank.
+        """
+        payer = self.payer(account, reach=reach)
+        if payer.status != Account.Status.OPEN:
+            raise TransferRefused(Refusal.CLOSED_ACCOUNT, f"Account {payer.number} is closed.")
+        assert payer.customer_id is not None, "a payer is a customer's account"
+        shard = Shard(str(payer._state.db))
+        if shard.accounts.clearing(bank_code, payer.currency) is None:
+            raise UnknownBank(f"We pay no bank {bank_code}.")
+        return shard.orders.save(
+            StandingOrder(
+                customer_id=payer.customer_id, account=payer, bank_code=bank_code, **values
+            )
+        )
+
+    def change(self, order: StandingOrder, **values: Any) -> StandingOrder:
+        """Change a standing order; one statement.
+
+        Writes only the columns given, so that two changes at once do not undo each other.
+        """
+        for name, value in values.items():
+            setattr(order, name, value)
+        return Shard(str(order._state.db)).orders.save(order, update_fields=list(values))
+
+    def _payee(self, number: str, *, near: str | None, reach: Reach) -> Account:
+        """Return the account to give money to, anybody's; staff may name a clearing account.
+
+        The payer's shard `near` is asked first.
+        Raises: TransferRefused: UNKNOWN_ACCOUNT, or NOT_A_CUSTOMER_ACCOUNT.
+        """
+        allowed = {Account.Kind.CUSTOMER}
+        if reach.customer_id is None:
+            allowed.add(Account.Kind.CLEARING)
+        for shard in sorted(self._shards, key=lambda each: each.alias != near):
+            found = shard.accounts.find_one_by(number=number)
+            if found is not None and found.kind in allowed:
+                return found
+            if found is not None:
+                raise TransferRefused(
+                    Refusal.NOT_A_CUSTOMER_ACCOUNT, f"Account {number} takes no transfers."
+                )
+        raise TransferRefused(Refusal.UNKNOWN_ACCOUNT, f"There is no account {number}.")

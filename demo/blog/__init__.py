@@ -1,0 +1,1 @@
+"""A blog: authors, posts in categories and tags, threaded comments."""

@@ -1,0 +1,50 @@
+"""Every request of the demo's tests is guarded; fixtures of the API's tests start with `api_`.
+
+Pytest may load this file before the root conftest has set Django up: imports wait till use.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.demo.api_support import Bank
+
+
+@pytest.fixture(autouse=True)
+def guarded() -> Iterator[None]:
+    """Let the middleware refuse an N+1 in any request; what a test does itself is not watched."""
+    from django.conf import settings
+    from django.test import override_settings
+
+    strict = {"MODE": "raise", "WRITES": "raise"}  # and nothing allowed
+    with override_settings(DBPATTERNS={**settings.DBPATTERNS, "QUERIES": strict}):
+        yield
+
+
+@pytest.fixture
+def api_bank() -> "Bank":
+    """A bank with a few people; mark the test with all databases."""
+    from tests.demo.api_support import Bank
+
+    return Bank()
+
+
+@pytest.fixture
+def api_fresh_throttles() -> Iterator[None]:
+    """Forget who asked how often: throttles count in the cache."""
+    from django.core.cache import cache
+
+    cache.clear()
+    yield
+    cache.clear()
+
+
+@pytest.fixture
+def api_no_throttles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let everybody ask as often as they like."""
+    from rest_framework.throttling import SimpleRateThrottle
+
+    for scope in list(SimpleRateThrottle.THROTTLE_RATES):
+        monkeypatch.setitem(SimpleRateThrottle.THROTTLE_RATES, scope, None)

@@ -1,0 +1,240 @@
+"""Appending: all or none, the version expected or nothing, one event for each id."""
+
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from django.db import IntegrityError, connection, transaction
+from django.db.models import Max
+from django.test.utils import CaptureQueriesContext
+
+from dbpatterns.errors import UsageError
+from dbpatterns.eventstore.appending import MAX_BYTES, AppendResult, Expected, NewEvent, append
+from dbpatterns.eventstore.errors import EventConflict, InvalidEvents, WrongExpectedVersion
+from dbpatterns.eventstore.models import StoredEvent
+from tests.processes import in_threads
+
+ANY, NO_STREAM, EXISTS = Expected.ANY, Expected.NO_STREAM, Expected.EXISTS
+
+
+def event(number: int = 0, **options: Any) -> NewEvent:
+    return NewEvent("Counted", {"number": number}, **options)
+
+
+def some(count: int) -> list[NewEvent]:
+    return [event(number) for number in range(count)]
+
+
+def versions(stream: str = "s") -> list[int]:
+    rows = StoredEvent.objects.filter(stream=stream).order_by("position")
+    return list(rows.values_list("version", flat=True))
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_who_read_before_they_insert_collide_with_an_error_of_the_database() -> None:
+    both_have_read = threading.Barrier(2)
+
+    def write() -> None:
+        last = StoredEvent.objects.filter(stream="s").aggregate(Max("version"))
+        both_have_read.wait(timeout=30)
+        StoredEvent.objects.create(
+            stream="s",
+            version=(last["version__max"] or 0) + 1,
+            type="Counted",
+            type_version=1,
+            data={},
+            metadata={},
+            event_id=uuid.uuid4(),
+        )
+
+    assert [type(each) for each in in_threads([write] * 2)].count(IntegrityError) == 1
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("expected", [NO_STREAM, 0, 2])
+def test_of_eight_who_expect_the_same_version_one_wins(expected: Any) -> None:
+    if expected == 2:
+        append("s", some(2), expected_version=0)
+    before = len(versions())
+    results = in_threads([lambda: append("s", some(3), expected_version=expected)] * 8)
+    won = [each for each in results if isinstance(each, AppendResult)]
+    lost = [each for each in results if isinstance(each, WrongExpectedVersion)]
+    assert (len(won), len(lost)) == (1, 7)
+    assert versions() == list(range(1, before + 4))
+    assert won[0].version == before + 3
+    assert {each.actual_version for each in lost} == {before + 3}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_those_who_expect_nothing_all_get_in_one_after_another() -> None:
+    results = in_threads([lambda: append("s", some(2), expected_version=ANY)] * 8)
+    assert sorted(each.version for each in results) == list(range(2, 17, 2))
+    assert versions() == list(range(1, 17))
+
+
+@pytest.mark.django_db
+def test_the_result_says_where_the_events_are_in_their_order() -> None:
+    result = append("s", some(5), expected_version=NO_STREAM)
+    rows = StoredEvent.objects.order_by("version")
+    assert [row.data["number"] for row in rows] == [0, 1, 2, 3, 4]
+    assert result == AppendResult(5, tuple(row.position for row in rows))
+    assert list(result.positions) == sorted(result.positions)
+    assert append("s", some(1), expected_version=5).version == 6
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("stored", "expected", "is_refused"),
+    [
+        (0, ANY, False),
+        (2, ANY, False),
+        (0, NO_STREAM, False),
+        (2, NO_STREAM, True),
+        (0, EXISTS, True),
+        (2, EXISTS, False),
+        (0, 0, False),
+        (2, 0, True),
+        (2, 1, True),
+        (2, 2, False),
+        (2, 3, True),
+        (0, 1, True),
+    ],
+)
+def test_what_a_stream_is_expected_to_be(stored: int, expected: Any, is_refused: bool) -> None:
+    if stored:
+        append("s", some(stored), expected_version=NO_STREAM)
+    append("another", some(3), expected_version=NO_STREAM)
+    if is_refused:
+        with pytest.raises(WrongExpectedVersion, match=f"at version {stored}, and") as caught:
+            append("s", some(2), expected_version=expected)
+        assert caught.value.stream == "s"
+        assert caught.value.expected_version == expected
+        assert caught.value.actual_version == stored
+        stored -= 2
+    else:
+        assert append("s", some(2), expected_version=expected).version == stored + 2
+    assert versions() == list(range(1, stored + 3))
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_append_refused_leaves_the_transaction_around_it_usable() -> None:
+    append("s", some(1), expected_version=NO_STREAM)
+    with transaction.atomic():
+        append("before", some(1), expected_version=NO_STREAM)
+        with pytest.raises(WrongExpectedVersion):
+            append("s", some(3), expected_version=NO_STREAM)
+        append("after", some(1), expected_version=NO_STREAM)
+    assert [versions(each) for each in ("before", "s", "after")] == [[1], [1], [1]]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("events", [1, 10])
+@pytest.mark.parametrize("expected", [ANY, NO_STREAM, 0])
+def test_an_append_is_one_statement(events: int, expected: Any) -> None:
+    with CaptureQueriesContext(connection) as queries:
+        append("s", some(events), expected_version=expected)
+    assert [each["sql"].split()[0] for each in queries.captured_queries] == ["INSERT"]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("expected", [ANY, NO_STREAM, 0])
+def test_the_same_events_again_are_no_second_events(expected: Any) -> None:
+    events = some(3)
+    first = append("s", events, expected_version=expected)
+    append("s", some(1), expected_version=3)
+    again = append("s", events, expected_version=expected)
+    assert again == AppendResult(3, first.positions, is_replay=True)
+    assert versions() == [1, 2, 3, 4]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_same_events_by_eight_at_once_are_stored_once() -> None:
+    events = some(3)
+    results = in_threads([lambda: append("s", events, expected_version=ANY)] * 8)
+    assert sorted(each.is_replay for each in results) == [False] + [True] * 7
+    assert len({each.positions for each in results}) == 1
+    assert versions() == [1, 2, 3]
+
+
+a, b, c = uuid.UUID(int=1), uuid.UUID(int=2), uuid.UUID(int=3)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("stream", "ids", "known"),
+    [
+        ("s", [b, c], {b}),
+        ("s", [c, a], {a}),
+        ("s", [b, a], {a, b}),
+        ("another", [a, b], {a, b}),
+    ],
+)
+def test_a_batch_that_matches_by_half_is_refused(
+    stream: str, ids: list[uuid.UUID], known: set[uuid.UUID]
+) -> None:
+    append("s", [event(event_id=each) for each in (a, b)], expected_version=NO_STREAM)
+    with pytest.raises(EventConflict, match="Repeat a batch whole") as caught:
+        append(stream, [event(event_id=each) for each in ids], expected_version=ANY)
+    assert caught.value.stream == stream
+    assert set(caught.value.event_ids) == known
+    assert StoredEvent.objects.count() == 2
+
+
+@pytest.mark.django_db
+def test_a_part_of_what_is_stored_is_a_repetition_of_it() -> None:
+    append("s", [event(event_id=each) for each in (a, b)], expected_version=NO_STREAM)
+    assert append("s", [event(event_id=a)], expected_version=NO_STREAM).version == 1
+
+
+big = "ü" * (MAX_BYTES // 2)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("stream", "events", "reason"),
+    [
+        ("s", [], "1 to 1,000 events, not 0"),
+        ("s", some(1001), "not 1,001"),
+        ("s", [NewEvent("T", {"text": big})], "bytes of JSON"),
+        ("s", [NewEvent("T", {}, {"text": big})], "bytes of JSON"),
+        ("s", [NewEvent("T", {"text": "x" * (MAX_BYTES - 12)})], "1,000,001 bytes of JSON"),
+        ("", some(1), "1 to 255 characters"),
+        ("s" * 256, some(1), "1 to 255 characters"),
+        ("a\0b", some(1), "no NUL"),
+        ("s", [NewEvent("")], "1 to 255 characters"),
+        ("s", [event(event_id=a), event(event_id=a)], "twice in the batch"),
+        ("s", [NewEvent("T", {"x": object()})], "no JSON"),
+        ("s", [NewEvent("T", {"x": float("nan")})], "no JSON"),
+        ("s", [NewEvent("T", {"x": "\ud800"})], "no JSON"),
+        ("s", [NewEvent("T", {"x": "\\\0"})], "has a NUL"),
+        ("s", [NewEvent("T", {"\0": 1})], "has a NUL"),
+        ("s", [NewEvent("T", [1])], "not a dict"),  # type: ignore[arg-type]
+    ],
+    ids=lambda value: value[:12] if isinstance(value, str) else None,
+)
+def test_events_over_a_limit_are_refused_and_nothing_is_written(
+    stream: str, events: list[NewEvent], reason: str
+) -> None:
+    with CaptureQueriesContext(connection) as queries, pytest.raises(InvalidEvents, match=reason):
+        append(stream, events, expected_version=0)
+    assert len(queries) == 0
+
+
+@pytest.mark.django_db
+def test_what_is_just_within_the_limits_is_stored_as_it_was() -> None:
+    append("s" * 255, some(1000), expected_version=0)
+    odd: Mapping[str, Any] = {"a": [1, None, {"ü": "\\u0000 '\"{}%s"}], "b": 1.5, "c": "\\"}
+    text = "x" * (MAX_BYTES - len('{"text":""}') - len("{}"))
+    for data in ({"text": text}, odd, {}):
+        append("odd", [NewEvent("T", data, {})], expected_version=ANY)
+    rows = StoredEvent.objects.filter(stream="odd").order_by("version")
+    assert [row.data for row in rows] == [{"text": text}, odd, {}]
+    assert str(rows[1]) == "odd 2 T"
+
+
+@pytest.mark.parametrize("call", [lambda: append("s", some(1), expected_version=-1)])
+def test_a_negative_version_is_no_version(call: Callable[[], object]) -> None:
+    with pytest.raises(UsageError, match="0 or more, not -1"):
+        call()

@@ -1,0 +1,18 @@
+"""The ledger's tests leave an empty ledger: on SQLite its guards refuse Django's flush."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from dbpatterns.testing.ledger import empty_ledger
+
+
+@pytest.fixture(autouse=True)
+def _empty_ledger(request: pytest.FixtureRequest) -> Iterator[None]:
+    mark = request.node.get_closest_marker("django_db")
+    if mark is None or not mark.kwargs.get("transaction"):
+        yield
+        return
+    request.getfixturevalue("transactional_db")  # torn down after this one
+    yield
+    empty_ledger()

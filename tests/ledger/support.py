@@ -1,0 +1,96 @@
+"""Accounts with money, threads with connections of their own, and waiting for a lock."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from django.db import connection, connections
+
+from dbpatterns.ledger.models import Account
+from dbpatterns.ledger.transfers import transfer
+
+__all__ = ["balances", "funded", "in_threads", "run_worker", "started", "wait_for_blocked"]
+
+
+def funded(*amounts: int, currency: str = "EUR", **options: Any) -> list[Account]:
+    """Open accounts that have these amounts, paid by a bank without limits."""
+    bank = Account.objects.create(currency=currency, min_balance=None, name="bank")
+    made = [Account.objects.create(currency=currency, **options) for _ in amounts]
+    for account, amount in zip(made, amounts, strict=True):
+        if amount:
+            transfer(bank, account, amount)
+        account.refresh_from_db()
+    return made
+
+
+def balances(*accounts: Account) -> list[int]:
+    """Read what the accounts have now."""
+    rows = Account.objects.in_bulk([each.pk for each in accounts])
+    return [rows[each.pk].balance for each in accounts]
+
+
+def started(call: Callable[[], Any]) -> "Future[Any]":
+    """Run a call in a thread of its own, and close its connections at the end."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            result = call()
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+        finally:
+            connections.close_all()
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def in_threads(count: int, call: Callable[[int], Any]) -> list[Any]:
+    """Run a call in many threads at the same moment; what each returned or raised."""
+    barrier = threading.Barrier(count)
+
+    def run(number: int) -> Any:
+        barrier.wait(timeout=30)
+        return call(number)
+
+    futures = [started(lambda number=number: run(number)) for number in range(count)]
+    return [each.exception(timeout=60) or each.result() for each in futures]
+
+
+def wait_for_blocked() -> None:
+    """Wait until a session of this PostgreSQL server waits for a lock."""
+    deadline = time.monotonic() + 10
+    with connection.cursor() as cursor:
+        while True:
+            cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            if cursor.fetchone()[0]:
+                return
+            assert time.monotonic() < deadline, "nobody waits for a lock"
+
+
+def run_worker(*arguments: object) -> dict[str, Any]:
+    """Run a scenario of `tests.ledger.worker` on the tests' database."""
+    settings = connection.settings_dict
+    url = f"sqlite:///{settings['NAME']}"
+    if connection.vendor == "postgresql":
+        url = "postgres://{USER}@{HOST}:{PORT}/{NAME}".format(**settings)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.ledger.worker", *map(str, arguments)],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "DATABASE_URL": url},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told

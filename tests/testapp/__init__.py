@@ -1,0 +1,1 @@
+"""Models that only the tests need, without migrations."""

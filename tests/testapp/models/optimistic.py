@@ -1,0 +1,60 @@
+"""Rows with a version, and the same without."""
+
+from django.db import models
+
+from dbpatterns.optimistic import VersionedModel
+
+
+class PlainPage(models.Model):
+    """The harm: no version."""
+
+    title = models.CharField(max_length=50)
+    amount = models.IntegerField(default=0)
+
+    class Meta:
+        app_label = "testapp"
+
+    def __str__(self) -> str:
+        return self.title
+
+
+class Page(VersionedModel):
+    """A row with a version."""
+
+    title = models.CharField(max_length=50)
+    amount = models.IntegerField(default=0)
+    views = models.IntegerField(default=0, editable=False)
+    seen_at = models.DateTimeField(auto_now=True)
+    version_exempt_fields = ("views", "seen_at")
+
+    class Meta:
+        app_label = "testapp"
+
+    def __str__(self) -> str:
+        return self.title
+
+
+class PageProxy(Page):
+    """The same rows."""
+
+    class Meta:
+        app_label = "testapp"
+        proxy = True
+
+
+class SpecialPage(Page):
+    """Its version is in the parent's table."""
+
+    extra = models.CharField(max_length=50, default="")
+
+    class Meta:
+        app_label = "testapp"
+
+
+class VersionedChild(VersionedModel, PlainPage):
+    """Its parent's table has no version."""
+
+    extra = models.CharField(max_length=50, default="")
+
+    class Meta:
+        app_label = "testapp"
