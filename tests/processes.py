@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from django.db import connection, connections
 
+PATIENCE_SECONDS = 30
 ROOT = str(Path(__file__).resolve().parents[1])
 
 
@@ -29,6 +31,14 @@ def in_threads(functions: list[Callable[[], Any]]) -> list[Any]:
 
     with ThreadPoolExecutor(len(functions)) as pool:
         return list(pool.map(run, functions))
+
+
+def until(what: Callable[[], object]) -> None:
+    """Poll until something is so; a test of what never comes fails."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not what():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.001)
 
 
 def start_process(code: str) -> subprocess.Popen[str]:

@@ -7,29 +7,16 @@ place. Frames of libraries that loop over fields count the field. And in a worke
 """
 
 import asyncio
-import functools
-import gc
 import inspect
-import os
 import sys
-from collections import deque
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from types import (
-    AsyncGeneratorType,
-    CellType,
-    CodeType,
-    CoroutineType,
-    FrameType,
-    FunctionType,
-    MethodType,
-)
+from types import CodeType, FrameType
 from typing import Any
 from weakref import WeakValueDictionary
 
-import asgiref.sync
-
+from dbpatterns.queries.awaiting import ASGIREF, chain, gathering
 from dbpatterns.queries.libraries import (
     FOLLOWS,
     OWN,
@@ -43,10 +30,6 @@ from dbpatterns.queries.libraries import (
 
 __all__ = ["Spot", "Stack", "frames_from"]
 
-_LINKS = (FunctionType, CellType, MethodType, functools.partial, list, tuple, set, dict, deque)
-_GROUPS = (list, tuple, set, dict, deque)
-_MAX_REACHED = 10_000
-_ASGIREF = os.path.abspath(asgiref.sync.__file__)
 _COROUTINE = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 _roles: dict[str, Mapping[str, Role] | None] = {}
 _UNKNOWN: Mapping[str, Role] = {}
@@ -176,9 +159,9 @@ def frames_from(
         if frame is until:
             return
         code = frame.f_code
-        if code.co_name == "thread_handler" and code.co_filename == _ASGIREF:
+        if code.co_name == "thread_handler" and code.co_filename == ASGIREF:
             task, loop = _task_of(frame), frame.f_locals["loop"]
-            outer = _gathering(task, loop) if with_gathering and task else []
+            outer = gathering(task, loop) if with_gathering and task else []
             waiting = [frame.f_back, *outer, *(_callers(task) if task else _starters(frame))]
         frame = waiting.pop() if waiting else frame.f_back
 
@@ -195,65 +178,23 @@ def _number_of(code: CodeType, instruction: int) -> int:
     return number
 
 
-def _gathering(task: "asyncio.Task[Any]", loop: asyncio.AbstractEventLoop) -> list[FrameType]:
-    """Return the frames of the task that waits for this one, or has it, from the outside in."""
-    woken = _woken_by(task)
-    holding: list[FrameType] = []
-    for other in asyncio.all_tasks(loop) - {task}:
-        frames, awaited = _chain(other)
-        if any(id(each) in woken for each in (awaited, *gc.get_referents(awaited))):
-            return frames
-        if any(_holds(frame, task) for frame in frames):
-            holding = frames  # it awaits another of its tasks just now
-    return holding
-
-
-def _holds(frame: FrameType, task: "asyncio.Task[Any]") -> bool:
-    values = frame.f_locals.values()
-    groups = ([each, *each] if isinstance(each, _GROUPS) else [each] for each in list(values))
-    return any(each is task for group in groups for each in group)
-
-
-def _woken_by(task: "asyncio.Task[Any]") -> set[int]:
-    """Return the ids of what a task's end reaches, through its callbacks: the futures it wakes.
-
-    So do `gather`, `wait`, `wait_for`, `shield`, `as_completed` and groups of tasks, each in its
-    own way: a closure, a partial function, or a method of the group.
-    """
-    found, reached = {id(task)}, deque[Any]([task])
-    while reached and len(found) < _MAX_REACHED:
-        each = reached.popleft()
-        parts = each.__closure__ if isinstance(each, FunctionType) else gc.get_referents(each)
-        for part in parts or ():
-            if id(part) not in found and not isinstance(part, asyncio.Task) and _is_link(part):
-                found.add(id(part))
-                reached.append(part)
-    return found
-
-
-def _is_link(part: object) -> bool:
-    if isinstance(part, asyncio.AbstractEventLoop):  # it leads to everything else
-        return False
-    return isinstance(part, _LINKS) or type(part).__module__.startswith(("asyncio.", "_asyncio"))
-
-
 def _task_of(handler: FrameType) -> "asyncio.Task[Any] | None":
     """Return the task that waits for this worker: they share one list, `task_context`."""
     token, loop = handler.f_locals["task_context"], handler.f_locals["loop"]
     known = _tasks.get(id(token))
-    if known is not None and _token(_chain(known)[0]) is token:
+    if known is not None and _token(chain(known)[0]) is token:
         return known
     for task in asyncio.all_tasks(loop):
-        other = _token(_chain(task)[0])
+        other = _token(chain(task)[0])
         if other is not None:
             _tasks[id(other)] = task
     known = _tasks.get(id(token))
-    return known if known is not None and _token(_chain(known)[0]) is token else None
+    return known if known is not None and _token(chain(known)[0]) is token else None
 
 
 def _callers(task: "asyncio.Task[Any]") -> list[FrameType]:
     """Return a task's frames from the outside in, without the one that waits for the worker."""
-    return _chain(task)[0][:-1]
+    return chain(task)[0][:-1]
 
 
 def _starters(handler: FrameType) -> list[FrameType]:
@@ -274,29 +215,6 @@ def _starters(handler: FrameType) -> list[FrameType]:
 
 
 def _token(frames: list[FrameType]) -> object:
-    if not frames or frames[-1].f_code.co_filename != _ASGIREF:
+    if not frames or frames[-1].f_code.co_filename != ASGIREF:
         return None
     return frames[-1].f_locals.get("task_context")
-
-
-def _chain(task: "asyncio.Task[Any]") -> tuple[list[FrameType], object]:
-    """Return the frames of a suspended task from the outside in, and what the last awaits."""
-    frames: list[FrameType] = []
-    awaited: Any = task.get_coro()
-    while awaited is not None:
-        if inspect.iscoroutine(awaited):
-            frame, inner = awaited.cr_frame, awaited.cr_await
-        elif inspect.isasyncgen(awaited):
-            frame, inner = awaited.ag_frame, awaited.ag_await
-        else:  # `async for` awaits an object that only refers to its generator
-            kinds = (CoroutineType, AsyncGeneratorType)
-            inner = next((o for o in gc.get_referents(awaited) if isinstance(o, kinds)), None)
-            if inner is None:
-                return frames, awaited
-            frame = None
-        if frame is not None:
-            frames.append(frame)
-            if frame.f_code.co_filename == _ASGIREF and frame.f_code.co_name == "__call__":
-                return frames, inner
-        awaited = inner
-    return frames, None

@@ -1,6 +1,5 @@
 """What several tests need: threads with connections of their own, and waiting for a lock."""
 
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -8,8 +7,10 @@ from typing import Any, TypeVar
 
 from django.db import connection, connections
 
+from tests.processes import PATIENCE_SECONDS, until
+
+__all__ = ["PATIENCE_SECONDS", "Threads", "fetch", "threads", "until", "waiting_sessions"]
 R = TypeVar("R")
-PATIENCE_SECONDS = 30
 
 
 class Threads:
@@ -36,12 +37,6 @@ class Threads:
 def threads(number: int = 16) -> Iterator[Threads]:
     with ThreadPoolExecutor(number) as pool:
         yield Threads(pool)
-
-
-def until(what: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not what():
-        assert time.monotonic() < deadline, "it never happened"
 
 
 def waiting_sessions() -> int:

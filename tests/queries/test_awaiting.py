@@ -1,0 +1,73 @@
+"""The line that waits for a task is found whatever that task's loop is doing just then."""
+
+import asyncio
+import sys
+import threading
+from collections.abc import Iterable
+
+import pytest
+from asgiref.sync import async_to_sync
+
+from dbpatterns.queries import Report, awaiting, guard
+from tests.processes import until
+from tests.queries.guilty import marked
+from tests.testapp.models import Novel
+
+pytestmark = pytest.mark.usefixtures("fleet")
+
+
+async def tasks_by(report: Report) -> "Iterable[asyncio.Future[Novel]]":
+    """Start four look-ups; when the first is done, hold the loop until one of the rest is told."""
+    pks = [novel.pk async for novel in Novel.objects.all()[:4]]
+    tasks = [asyncio.ensure_future(Novel.objects.aget(pk=pk)) for pk in pks]
+    done = asyncio.as_completed(tasks)
+    for task in tasks:
+        task.add_done_callback(lambda _: until(lambda: bool(report.findings)))
+    return done
+
+
+def is_looked_for() -> bool:
+    """Tell whether a thread looks for the line that waits."""
+    code, others = awaiting.gathering.__code__, dict(sys._current_frames())
+    del others[threading.get_ident()]
+    for innermost in others.values():
+        frame = innermost
+        while frame is not None:
+            if frame.f_code is code:
+                return True
+            frame = frame.f_back  # type: ignore[assignment]
+    return False
+
+
+def test_a_task_that_is_woken_but_not_yet_back_is_found_by_what_it_loops_over() -> None:
+    async def main() -> None:
+        for each in await tasks_by(report):
+            await each  # N+1
+
+    with guard("log") as report:
+        async_to_sync(main)()
+    assert [finding.place.line for finding in report.findings] == [marked(main)[1]]
+
+
+def test_a_task_that_is_at_work_is_waited_for() -> None:
+    async def main() -> None:
+        pks = [novel.pk async for novel in Novel.objects.all()[:4]]
+        for each in asyncio.as_completed([Novel.objects.aget(pk=pk) for pk in pks]):
+            await each  # N+1
+            until(lambda: bool(report.findings) or is_looked_for())
+
+    with guard("log") as report:
+        async_to_sync(main)()
+    assert [finding.place.line for finding in report.findings] == [marked(main)[1]]
+
+
+def test_a_loop_that_stays_at_work_is_not_waited_for_longer_than_half_a_second() -> None:
+    async def main() -> None:
+        pks = [novel.pk async for novel in Novel.objects.all()[:4]]
+        for each in asyncio.as_completed([Novel.objects.aget(pk=pk) for pk in pks]):
+            await each
+            until(lambda: bool(report.findings))
+
+    with guard("log") as report:
+        async_to_sync(main)()
+    assert [finding.label for finding in report.findings] == ["Novel.objects.get()"]
