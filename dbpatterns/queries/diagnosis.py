@@ -10,6 +10,7 @@ from typing import Any
 from django.conf import settings
 from django.contrib.contenttypes.fields import GenericForeignKey
 from django.db.models import Model
+from django.db.models.deletion import Collector
 
 from dbpatterns.queries.fingerprints import Statement, varying_columns
 from dbpatterns.queries.libraries import is_users, tail_of
@@ -31,6 +32,8 @@ __all__ = ["Source", "diagnose", "place_of"]
 _CALLERS = 3
 _HANDLER = "django/core/handlers/base.py"
 _HANDLERS = ("_get_response", "_get_response_async")
+_DELETES = Collector.delete.__code__
+_MAKES = Model.__init__.__code__
 _SETS = (Kind.MANY, Kind.QUERYSET)
 Source = Callable[[type[Model]], Stack | None]
 """Says which stack read the last rows of a model in this scope."""
@@ -84,7 +87,12 @@ def diagnose(
         further=further,
         form_field="".join(_detail(stack, "form")),
         is_write=statement.is_write,
-        goes_by_prefetch=any(isinstance(each, GenericForeignKey) for each in relations),
+        goes_by_prefetch=any(isinstance(each, GenericForeignKey) for each in relations)
+        or any(each.f_code is _DELETES for each in frames),
+        is_being_made=any(
+            each.f_code is _MAKES and each.f_locals.get("self") is subject.instance
+            for each in frames
+        ),
     )
     template = _detail(stack, "template")
     field = _detail(stack, "serializer")

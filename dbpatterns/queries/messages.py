@@ -16,8 +16,16 @@ _COLUMNS = re.compile(r"^(\(?SELECT\s+(?:DISTINCT\s+)?).*?\s+FROM\s", re.IGNOREC
 _QUALIFIED = re.compile(r'["`]?\w+["`]?\.["`](\w+)["`]')
 _MAX_SQL = 120
 _MAX_VALUE = 40
-_IN_PYTHON = ("values", "values_list", "in_bulk", "union", "intersection", "difference")
-"""Methods a prefetch cannot take; what they do is done with its rows."""
+_IN_PYTHON = (
+    "values",
+    "values_list",
+    "in_bulk",
+    "iterator",
+    "union",
+    "intersection",
+    "difference",
+)
+"""Methods that ask the database although the rows are prefetched; what they do is done with them."""
 
 
 def describe(finding: Finding) -> str:
@@ -86,13 +94,15 @@ def fix_for(
     further: Sequence[str] = (),
     form_field: str = "",
     goes_by_prefetch: bool = False,
+    is_being_made: bool = False,
 ) -> tuple[str, int]:
     """Return the fix in one line and the queries that are left.
 
     Args:
         route: the relations from the loop's rows to the object that queried.
         prefetched: the prefetch that read the loop's rows, if one did.
-        goes_by_prefetch: whether the route has a generic key, which no join can follow.
+        goes_by_prefetch: whether no join can be had: for a generic key, or for rows to delete.
+        is_being_made: whether the object that queried is still being read from its row.
         columns: those whose values differ from run to run, "" for one unknown.
         further: the relations to one that are asked next, on the same path.
         form_field: the field that each form of a formset asks for.
@@ -105,6 +115,8 @@ def fix_for(
             f"read the choices once for all forms and give each form's {form_field} a list: "
             f'form.fields["{form_field}"].choices = choices'
         ), 2
+    if subject.kind is Kind.ONE and is_being_made:
+        return f"follow {subject.name} later: while a row is made (post_init) no join is there", 1
     if subject.kind is Kind.ONE:
         if prefetched or goes_by_prefetch:
             return f'.prefetch_related("{path}")', 3
@@ -144,12 +156,28 @@ def _many_fix(
         ), 2
     if method == "get_or_create":
         return f'.prefetch_related("{path}") and look in {name}.all(), then bulk_create()', 2
-    if (subject.is_plain and method in ("", "only", "defer")) or method in _IN_PYTHON:
+    if method in _IN_PYTHON:
+        return (
+            f'.prefetch_related("{path}") and take it from {name}.all() in Python: {method}() '
+            "asks the database again"
+        ), 2
+    if subject.is_plain and method in ("", "only", "defer"):
+        if _is_tree(subject):
+            return (
+                f'.prefetch_related("{path}__{name}"), as deep as the tree is, or read all of it '
+                "at once"
+            ), 3
         return f'.prefetch_related("{path}")', 2
     return (
         f'.prefetch_related(Prefetch("{path}", queryset={related}.objects.{method or "filter"}(…), '
         f'to_attr="some_{name}"))'
     ), 2
+
+
+def _is_tree(subject: Subject) -> bool:
+    """Tell whether the rows' owner was itself read by this relation, so that a level follows."""
+    back = getattr(subject.model, subject.name).field if subject.model is subject.related else None
+    return back is not None and subject.instance is not None and back.is_cached(subject.instance)
 
 
 def _annotation(subject: Subject, related: str, path: str, owner: str) -> str:

@@ -176,8 +176,9 @@ def method_at(spot: Spot, model: type[Model]) -> str:
     """Return the last method in the chain an instruction reads: "filter" of `qs.filter(a=1)`."""
     chain = _attributes(expression_at(spot))
     name = chain[-1] if len(chain) > 1 else "all"
+    name = "iterator" if name == "aiterator" else name
     is_method = callable(getattr(model._default_manager.all(), name, None))
-    return name if is_method and name not in ("all", "iterator", "aiterator") else ""
+    return name if is_method and name != "all" else ""
 
 
 def written_out(frames: Iterable[FrameType]) -> int:

@@ -632,7 +632,7 @@ def walk(branch: Branch) -> None:
         walk(child)
 
 
-@shape("Branch.children", '.prefetch_related("children")', line=marked(walk))
+@shape("Branch.children", '.prefetch_related("children__children")', line=marked(walk))
 def recursion() -> None:
     walk(Branch.objects.get(parent=None))
 

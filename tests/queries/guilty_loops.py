@@ -207,12 +207,12 @@ def descend(branch: Branch) -> Iterator[Branch]:
         yield from descend(child)
 
 
-@shape("Branch.children", '.prefetch_related("children")', line=marked(descend))
+@shape("Branch.children", '.prefetch_related("children__children")', line=marked(descend))
 def recursion_of_generators() -> None:
     list(descend(Branch.objects.get(parent=None)))
 
 
-@shape("Branch.children", '.prefetch_related("children")')
+@shape("Branch.children", '.prefetch_related("children__children")')
 def tree_by_a_stack() -> None:
     stack = [Branch.objects.get(parent=None)]
     while stack:
@@ -269,7 +269,7 @@ def on_init(instance: Ship, **_: object) -> None:
     _ = instance.home  # type: ignore[assignment]  # N+1
 
 
-@shape("Ship.home", '.select_related("home")', line=marked(on_init))
+@shape("Ship.home", "follow home later", line=marked(on_init))
 def signal_of_each_row_read() -> None:
     post_init.connect(on_init, sender=Ship)
     try:
@@ -296,7 +296,7 @@ def on_delete(instance: Critique, **_: object) -> None:
     _ = instance.novel.title  # N+1
 
 
-@shape("Critique.novel", '.select_related("novel")', line=marked(on_delete))
+@shape("Critique.novel", '.prefetch_related("novel")', line=marked(on_delete))
 def signal_of_a_bulk_delete() -> None:
     post_delete.connect(on_delete, sender=Critique)
     try:

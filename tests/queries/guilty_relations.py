@@ -280,7 +280,7 @@ def earliest_of_a_related_set() -> None:
         novel.critiques.earliest("stars")  # N+1
 
 
-@shape("Novel.critiques", '.prefetch_related("critiques")')
+@shape("Novel.critiques.iterator()", '.prefetch_related("critiques")')
 def iterator_of_a_related_set() -> None:
     for novel in Novel.objects.all():
         for critique in novel.critiques.iterator():  # N+1

@@ -5,8 +5,6 @@ from collections.abc import Callable
 from contextlib import nullcontext
 
 import pytest
-from django.db import connection
-from django.test.utils import CaptureQueriesContext
 
 from dbpatterns.queries import Finding, NPlusOneError, guard
 from tests.queries import guilty_loops, guilty_pages, guilty_relations, innocent_work
@@ -42,21 +40,6 @@ def test_a_guilty_shape_is_caught_in_its_place_with_its_fix(
     assert shape.fix in finding.fix
     assert shape.template in (finding.template, "*")
     assert finding.serializer == shape.serializer
-
-
-@pytest.mark.parametrize(
-    "shape", [each for each in SHAPES if each.fixed], ids=lambda shape: shape.name
-)
-def test_the_fix_of_a_shape_makes_its_queries_few(fleet: None, shape: Shape) -> None:
-    assert shape.fixed is not None
-    with CaptureQueriesContext(
-        connection,
-    ) as guilty:
-        shape.guilty()
-    with guard("raise", writes="raise"), CaptureQueriesContext(connection) as fixed:
-        shape.fixed()
-    assert len(fixed) < len(guilty)
-    assert len(fixed) <= 4
 
 
 @pytest.mark.django_db(databases=["default", "shard_0"])
