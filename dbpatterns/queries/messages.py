@@ -25,7 +25,7 @@ _IN_PYTHON = (
     "intersection",
     "difference",
 )
-"""Methods that ask the database although the rows are prefetched; what they do is done with them."""
+"""Methods that ask the database although the rows are prefetched."""
 
 
 def describe(finding: Finding) -> str:
