@@ -41,6 +41,12 @@ def test_a_loop_in_a_template_is_found_and_told_with_its_line(novels: list[Novel
     assert current_scope() is None
 
 
+def test_a_view_that_swallows_the_error_is_told_on_all_the_same(novels: list[Novel]) -> None:
+    with pytest.raises(NPlusOneError, match=r"Novel\.novelist"):
+        Client().get("/swallowing/")
+    assert Client(raise_request_exception=False).get("/swallowing/").status_code == 500
+
+
 def test_two_requests_are_two_scopes(novels: list[Novel]) -> None:
     for novel in novels:
         assert Client().get(f"/once/{novel.pk}/").status_code == 200

@@ -1,5 +1,7 @@
 """Views to guard: one with an N+1, one without, sync and async, and one that streams nothing."""
 
+from contextlib import suppress
+
 from django.http import HttpRequest, HttpResponse
 from django.template import Context, Engine
 from django.urls import path
@@ -12,6 +14,13 @@ LIST = Engine().from_string("{% for novel in novels %}{{ novel.novelist.name }} 
 def loop(request: HttpRequest) -> HttpResponse:
     """Query for each row, in a template."""
     return HttpResponse(LIST.render(Context({"novels": Novel.objects.all()})))
+
+
+def swallowing(request: HttpRequest) -> HttpResponse:
+    """Query for each row, and make no fuss about errors."""
+    with suppress(Exception):
+        return loop(request)
+    return HttpResponse("something went wrong")
 
 
 def once(request: HttpRequest, pk: int) -> HttpResponse:
@@ -32,6 +41,7 @@ def handler500(request: HttpRequest) -> HttpResponse:
 
 urlpatterns = [
     path("loop/", loop),
+    path("swallowing/", swallowing),
     path("once/<int:pk>/", once),
     path("async-loop/", async_loop),
 ]
