@@ -39,6 +39,16 @@ def fill(rows: int = ROWS) -> None:
             cursor.execute("ANALYZE testapp_ticket")
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a slow machine prove what it is to prove; tests of a limit ask for the limit itself."""
+    from dbpatterns.indexes import verification
+
+    monkeypatch.setattr(verification, "HELD_MS", 60_000)
+    monkeypatch.setattr(verification, "PLAN_MS", 60_000)
+    monkeypatch.setattr(verification, "COPY_SECONDS", 60)
+
+
 @pytest.fixture
 def tickets(db: Any) -> None:
     """Twenty thousand tickets, in the test's transaction."""
