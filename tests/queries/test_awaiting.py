@@ -13,7 +13,8 @@ from tests.processes import until
 from tests.queries.guilty import marked
 from tests.testapp.models import Novel
 
-pytestmark = pytest.mark.usefixtures("fleet")
+HALF_A_SECOND = awaiting._PATIENCE
+pytestmark = pytest.mark.usefixtures("fleet", "patience")
 
 
 async def tasks_by(report: Report) -> "Iterable[asyncio.Future[Novel]]":
@@ -61,13 +62,18 @@ def test_a_task_that_is_at_work_is_waited_for() -> None:
     assert [finding.place.line for finding in report.findings] == [marked(main)[1]]
 
 
-def test_a_loop_that_stays_at_work_is_not_waited_for_longer_than_half_a_second() -> None:
+def test_a_loop_that_stays_at_work_is_not_waited_for_longer_than_half_a_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(awaiting, "_PATIENCE", HALF_A_SECOND)
+
     async def main() -> None:
         pks = [novel.pk async for novel in Novel.objects.all()[:4]]
         for each in asyncio.as_completed([Novel.objects.aget(pk=pk) for pk in pks]):
             await each
             until(lambda: bool(report.findings))
 
+    assert HALF_A_SECOND == 0.5
     with guard("log") as report:
         async_to_sync(main)()
     assert [finding.label for finding in report.findings] == ["Novel.objects.get()"]
