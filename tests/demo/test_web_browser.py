@@ -5,7 +5,6 @@ No ORM here: Playwright keeps an event loop running, in which Django refuses to 
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,8 @@ from urllib.request import urlopen
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.servers import free_port
 
 pytestmark = pytest.mark.browser
 
@@ -103,9 +104,7 @@ def site(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     for alias in ("default", *(f"shard_{number}" for number in range(4))):  # of the settings
         manage("migrate", f"--database={alias}", "--verbosity=0")
     manage("shell", "--verbosity=0", "--command", SEED)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     log = folder / "server.log"
     command = [sys.executable, "manage.py", "runserver", "--noreload", f"127.0.0.1:{port}"]
     with log.open("w") as output:
