@@ -18,8 +18,8 @@ without peers and is nobody's peer.
 public default of the fetch mode, and fetch modes reach sets.
 
 # Note [What a row costs]
-At most two small dicts and a weak reference, half a microsecond. More than that, on each of 10,000
-rows, is what one sees in the benchmark: so the making of fresh rows is written out flat, a row whose
+At most two small dicts and a weak reference, half a microsecond. More, on each of 10,000 rows, is
+what one sees in the benchmark: so the making of fresh rows is written out flat, a row whose
 model has no sets gets no cache for them, and what a batch fetches is made its own peers at once.
 """
 
