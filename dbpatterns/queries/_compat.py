@@ -327,12 +327,9 @@ class _Batch:
 
 
 def _fetch_relation(descriptor: Any, owner: Model, peers: Peers) -> None:
-    related = Peers(peers.max_rows)
-    stamping = partial(stamp_result, peers=related)
+    stamping = partial(stamp_result, peers=Peers(peers.max_rows))
     with connections[owner._state.db or DEFAULT_DB_ALIAS].execute_wrapper(stamping):
-        rows = fetch_relation(descriptor, owner, peers)
-    if len(related) != len(rows):  # some came from elsewhere: a cache, or another database
-        _stamp_all(rows, peers)
+        fetch_relation(descriptor, owner, peers)
 
 
 def _stamp_all(rows: list[Model], peers: Peers) -> None:
