@@ -65,6 +65,18 @@ def test_a_task_that_is_at_work_is_waited_for() -> None:
     assert [finding.place.line for finding in report.findings] == [marked(main)[1]]
 
 
+def test_a_task_that_waits_for_another_of_its_tasks_is_found() -> None:
+    async def main() -> None:
+        pks = [novel.pk async for novel in Novel.objects.all()[:4]]
+        tasks = [asyncio.create_task(Novel.objects.aget(pk=pk)) for pk in pks]
+        await tasks[-1]  # N+1
+        assert all(task.done() for task in tasks)
+
+    with guard("log") as report:
+        async_to_sync(main)()
+    assert [finding.place.line for finding in report.findings] == [marked(main)[1]]
+
+
 class Eager(ThreadPoolExecutor):
     """Ends a job before its caller, who holds the loop, can wait for it."""
 
