@@ -65,22 +65,16 @@ class VersionedAdmin(_ModelAdmin):
         form = context["adminform"].form
         if not (form.is_bound and getattr(form, "is_stale", False)):
             return super().render_change_form(request, context, *args, **kwargs)
-        theirs = self.get_object(request, str(form.instance.pk))
-        current = type(form)(instance=theirs)
+        rows = form.rebase()
         context |= {
             "opts": self.opts,
             "title": "",
-            "rows": [
-                (field.label, field.value(), current[field.name].value())
-                for field in form
-                if field.name != "signed_version"
-            ],
+            "rows": rows,
             "sent": [
                 (name, value)
-                for name, values in request.POST.lists()
-                if name not in ("signed_version", "csrfmiddlewaretoken")
+                for name, values in form.data.lists()
+                if name != "csrfmiddlewaretoken"
                 for value in values
             ],
-            "signed_version": current.sign(),
         }
         return TemplateResponse(request, self.conflict_template, context, status=409)

@@ -1,15 +1,22 @@
 """A form that knows which version of the row its reader saw."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from django import forms
 from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.core.signing import BadSignature, Signer
+from django.db.models import Manager
+from django.utils.formats import localize
+from django.utils.timezone import is_aware, localtime
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from dbpatterns.optimistic.models import VersionedModel, expected_version
+from dbpatterns.optimistic.models import VersionedModel, expected_version, stored_row
 
-__all__ = ["STALE", "VersionedModelForm"]
+__all__ = ["STALE", "Difference", "VersionedModelForm"]
 
 if TYPE_CHECKING:
     _ModelForm = forms.ModelForm[VersionedModel]
@@ -18,6 +25,18 @@ else:  # Django's own takes no parameter
 
 STALE = "stale"
 """The code of the error of a form whose row was changed in the meantime."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What a field is to be, and what is stored, both as people read it."""
+
+    name: str
+    label: str
+    mine: str
+    theirs: str
+    is_changed: bool
+    """Whether they are two values; a time with other digits of the same moment is the same."""
 
 
 class VersionedModelForm(_ModelForm):
@@ -63,6 +82,51 @@ class VersionedModelForm(_ModelForm):
         """Whether the form was refused because its row has changed."""
         return self.has_error(NON_FIELD_ERRORS, code=STALE)
 
+    def rebase(self) -> list[Difference]:
+        """Put a stale form on top of what is stored now, and return both values of each field.
+
+        Shown and sent again, it overwrites what is stored now, and nothing that comes later. One
+        query for the row, and one for each related row or list of them; `instance` keeps the
+        form's own values.
+        Raises: the model's DoesNotExist: the row has been deleted.
+        """
+        stored = stored_row(self.instance)
+        now = type(self)(instance=stored, prefix=self.prefix)
+        data: Any = self.data.copy()  # type: ignore[attr-defined]  # a request's cannot be written
+        data[self.add_prefix("signed_version")] = now.sign()
+        self.data = data
+        return [self._difference(name, now) for name in self.fields if name != "signed_version"]
+
+    def _difference(self, name: str, now: "VersionedModelForm") -> Difference:
+        field = self.fields[name]
+        theirs = getattr(now.instance, name, now[name].initial)
+        return Difference(
+            name=name,
+            label=str(self[name].label),
+            mine=_as_text(self.instance, name, self.cleaned_data[name])
+            if name in self.cleaned_data
+            else str(self[name].data or ""),  # it is no value
+            theirs=_as_text(now.instance, name, theirs),
+            is_changed=field.has_changed(now[name].initial, self[name].data),
+        )
+
     def _signer(self) -> Signer:
         meta = self.instance._meta
         return Signer(salt=f"dbpatterns.optimistic:{meta.label_lower}:{self.instance.pk}")
+
+
+def _as_text(row: VersionedModel, name: str, value: Any) -> str:
+    """Write a value as its reader knows it: the word of a choice, the names of related rows."""
+    if (word := getattr(row, f"get_{name}_display", None)) is not None:
+        return str(word())
+    if isinstance(value, Manager):
+        value = value.all()
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
+        return ", ".join(map(str, value))
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return gettext("Yes") if value else gettext("No")
+    if isinstance(value, datetime) and is_aware(value):
+        value = localtime(value)
+    return str(localize(value))

@@ -226,6 +226,14 @@ def owner_of_version(model: type[VersionedModel]) -> type[VersionedModel]:
     return cast("type[VersionedModel]", owner)
 
 
+def stored_row(row: M) -> M:
+    """Read a row anew, as it is stored where the object came from; one query.
+
+    Raises: DoesNotExist: it has been deleted.
+    """
+    return _rows(type(row), row._state.db).get(pk=row.pk)
+
+
 def expected_version(row: VersionedModel) -> int:
     """Return the version an object was read at; never a query.
 

@@ -12,6 +12,7 @@ from rest_framework.views import APIView
 
 from demo.api.bank import AccountViewSet, StandingOrderViewSet, TransferViewSet
 from demo.api.blog import AuthorViewSet, CommentViewSet, PostViewSet
+from demo.api.editing import PostEditingViewSet
 from demo.api.tokens import TokenView
 
 __all__ = ["urlpatterns"]
@@ -40,6 +41,7 @@ router = DefaultRouter()
 router.APIRootView = RootView
 router.include_format_suffixes = False
 router.register("posts", PostViewSet, basename="api-post")
+router.register("editing/posts", PostEditingViewSet, basename="api-edited-post")
 router.register("authors", AuthorViewSet, basename="api-author")
 router.register("comments", CommentViewSet, basename="api-comment")
 router.register("accounts", AccountViewSet, basename="api-account")

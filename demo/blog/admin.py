@@ -5,6 +5,7 @@ from django.contrib.admin.models import CHANGE, LogEntry
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
+from dbpatterns.optimistic.admin import VersionedAdmin
 from demo.blog.models import Author, Category, Comment, Post, Tag
 
 
@@ -37,8 +38,8 @@ class TagAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 @admin.register(Post)
-class PostAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Posts, newest first; a list of many thousands stays quick."""
+class PostAdmin(VersionedAdmin):
+    """Posts, newest first; a list of many thousands stays quick, and no save undoes another."""
 
     list_display = ("__str__", "status", "author", "published_at", "version")
     list_filter = ("status", "published_at")

@@ -148,7 +148,6 @@ class _PostChange:
     def update_post(self) -> None:
         """Write a stored post that changed, one version up; its row is locked."""
         if self.verdict == "updated":
-            self.post.version += 1
             self.post.save(update_fields=[*self.fields, "version"])
             self.post.categories.set(self.categories)
             self.post.tags.set(self.tags)

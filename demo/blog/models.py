@@ -1,9 +1,10 @@
 """The blog's tables; the database refuses what the code may not do."""
 
-from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models import F, Q
 from django.urls import reverse
+
+from dbpatterns.optimistic import VersionedModel
 
 __all__ = ["Author", "Category", "Comment", "Post", "Tag"]
 
@@ -54,8 +55,8 @@ class Tag(models.Model):
         return self.name
 
 
-class Post(models.Model):
-    """An article. `body` is sanitised HTML: whoever writes it passes it through nh3."""
+class Post(VersionedModel):
+    """An article, with a version. `body` is sanitised HTML: who writes it passes it through nh3."""
 
     class Status(models.TextChoices):
         """Who may read it; the values are WordPress's meaning in our words."""
@@ -74,9 +75,6 @@ class Post(models.Model):
     author = models.ForeignKey(Author, models.PROTECT, related_name="posts")
     categories = models.ManyToManyField(Category, related_name="posts", blank=True)
     tags = models.ManyToManyField(Tag, related_name="posts", blank=True)
-    version = models.PositiveIntegerField(
-        default=1, editable=False, validators=[MinValueValidator(1)]
-    )
     source_id = models.BigIntegerField(null=True, blank=True, unique=True, editable=False)
     """The post's number in the export it came from."""
 
@@ -91,6 +89,7 @@ class Post(models.Model):
             models.CheckConstraint(
                 condition=Q(published_at__isnull=False) | Q(status__in=["draft", "private"]),
                 name="blog_post_published_has_date",
+                violation_error_message="What is published or scheduled needs a date.",
             ),
             models.CheckConstraint(condition=Q(version__gte=1), name="blog_post_version_positive"),
         ]

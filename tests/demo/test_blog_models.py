@@ -49,7 +49,8 @@ def refused(write: Callable[[], object]) -> str:
 def test_a_post_outside_the_rules_is_refused(
     post: Post, change: dict[str, object], rule: str
 ) -> None:
-    assert rule in refused(lambda: Post.objects.filter(pk=post.pk).update(**change))
+    plain = Post._base_manager  # which writes a version, too
+    assert rule in refused(lambda: plain.filter(pk=post.pk).update(**change))
 
 
 @pytest.mark.parametrize("status", ["draft", "private"])
