@@ -19,6 +19,8 @@ pytest_plugins = ["pytester"]
 _STACK = pytest.StashKey[ExitStack]()
 _HEADER = pytest.StashKey[str]()
 CLUSTERS = ("default", "shard_0", "shard_1")
+NO_ANALYZE = {"autovacuum_analyze_threshold": str(2**31 - 1)}
+"""Nothing but a test analyzes: it would change plans, and be a transaction beside the test's."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,7 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_HEADER] = "databases: SQLite files, default and four shards"
     if config.option.vendor == "postgresql" and not config.option.collectonly:
         try:
-            clusters = stack.enter_context(start_clusters(*CLUSTERS))
+            clusters = stack.enter_context(start_clusters(*CLUSTERS, **NO_ANALYZE))
         except ServerDidNotStart as error:
             raise pytest.UsageError(str(error)) from error
         os.environ["DATABASE_URL"] = clusters[0].url

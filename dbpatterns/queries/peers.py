@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from weakref import ReferenceType
 
 from django.core.exceptions import ValidationError
-from django.db import connections, router
+from django.db import DEFAULT_DB_ALIAS, connections, router
 from django.db.models import Model, QuerySet
 from django.db.models.fields.related_descriptors import (
     ForwardManyToOneDescriptor,
@@ -90,7 +90,7 @@ def fetch_column(attname: str, owner: Model, peers: Peers) -> list[Model]:
     if len(rows) < 2:
         return []
     queryset = type(owner)._base_manager.db_manager(hints={"instance": owner}).order_by()
-    for chunk in _chunks(rows, _keys_at_once(queryset)):
+    for chunk in _chunks(rows, _keys_at_once(queryset.db)):
         found = dict(queryset.filter(pk__in=[row.pk for row in chunk]).values_list("pk", attname))
         for row in chunk:
             if row.pk in found:
@@ -136,7 +136,7 @@ def _fetch_forward(descriptor: Any, owner: Model, peers: Peers) -> list[Model]:
         return []
     queryset = descriptor.get_queryset(instance=owner).order_by()
     related: list[Model] = []
-    for chunk in _chunks(list(by_key), _keys_at_once(queryset)):
+    for chunk in _chunks(list(by_key), _keys_at_once(queryset.db)):
         for found in queryset.filter(**{f"{remote.name}__in": chunk}):
             related.append(found)
             for row in by_key.get(getattr(found, remote.attname), ()):
@@ -154,7 +154,7 @@ def _fetch_as_prefetch(descriptor: Any, relation: Any, owner: Model, peers: Peer
         return []
     is_forward = isinstance(descriptor, ForwardManyToOneDescriptor)
     related: list[Model] = []
-    for chunk in _chunks(rows, _SET_PARENTS):
+    for chunk in _chunks(rows, _keys_at_once(owner._state.db)):
         found, key_of_found, key_of_row, *_ = descriptor.get_prefetch_querysets(chunk)
         by_key = {key_of_found(each): each for each in found}
         related += by_key.values()
@@ -237,9 +237,9 @@ def _set_query(
     return chosen, link, field.get_foreign_related_value
 
 
-def _keys_at_once(queryset: QuerySet[Model]) -> int:
-    features = connections[queryset.db].features
-    return 500 if features.max_query_params else MAX_ROWS
+def _keys_at_once(database: str | None) -> int:
+    limit = connections[database or DEFAULT_DB_ALIAS].features.max_query_params
+    return min((limit + 1) // 2, MAX_ROWS) if limit else MAX_ROWS
 
 
 def _chunks(rows: Sequence[T], size: int) -> Iterable[list[T]]:

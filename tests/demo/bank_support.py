@@ -12,10 +12,12 @@ from dbpatterns.sharding.router import shards
 from dbpatterns.testing.ledger import empty_ledger
 from demo.banking.berka import BankData
 from demo.banking.importing import BankImport, opening_balance
-from demo.banking.models import Account, StandingOrderExecution
+from demo.banking.models import Account, StandingOrder, StandingOrderExecution
 from demo.banking.sample import sample_bank
+from tests.processes import until
 
 DEADLINE_SECONDS = 60
+PROCESS = "process-of-the-bank"
 
 
 def import_sample(customers: int = 40) -> BankData:
@@ -109,6 +111,29 @@ def at_once(*bodies: Callable[[], object]) -> list[object]:
     return results
 
 
+@contextmanager
+def held_orders(alias: str) -> Iterator[None]:
+    """Let no other process execute a shard's standing orders until the block ends."""
+    with transaction.atomic(using=alias):  # which on SQLite holds the whole shard
+        assert list(StandingOrder.objects.using(alias).select_for_update())
+        yield
+
+
+def until_the_processes_are_gone() -> None:
+    """Wait for the sessions of processes that were killed: what they sent may still commit."""
+    for alias in shards():
+        if connections[alias].vendor == "postgresql":
+            until(lambda alias=alias: not _sessions(alias))  # type: ignore[misc]
+
+
+def _sessions(alias: str) -> int:
+    with connections[alias].cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s", [PROCESS]
+        )
+        return int(cursor.fetchone()[0])
+
+
 def environment_of_a_process() -> dict[str, str]:
     """Return the environment in which a `manage.py` works on this run's test databases."""
 
@@ -120,6 +145,7 @@ def environment_of_a_process() -> dict[str, str]:
 
     return {
         **os.environ,
+        "PGAPPNAME": PROCESS,
         "DJANGO_SETTINGS_MODULE": "demo.settings",
         "DATABASE_URL": url("default"),
         "DBPATTERNS_SHARD_URLS": ",".join(url(alias) for alias in shards()),

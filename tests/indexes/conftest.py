@@ -26,6 +26,7 @@ def fill(rows: int = ROWS) -> None:
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             cursor.execute("TRUNCATE testapp_ticket")  # what other tests rolled back takes room
+            cursor.execute("ALTER TABLE testapp_ticket SET (autovacuum_enabled = off)")
         for tenant in range(1, 21):
             cursor.execute("INSERT INTO testapp_tenant (id, name) VALUES (%s, 'x')", [tenant])
         cursor.execute(
@@ -37,6 +38,17 @@ def fill(rows: int = ROWS) -> None:
         if connection.vendor == "postgresql":
             cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")  # else no index may be made
             cursor.execute("ANALYZE testapp_ticket")
+            cursor.execute("ANALYZE testapp_tenant")  # whose plans it joins
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a slow machine prove what it is to prove; tests of a limit ask for the limit itself."""
+    from dbpatterns.indexes import verification
+
+    monkeypatch.setattr(verification, "HELD_MS", 60_000)
+    monkeypatch.setattr(verification, "PLAN_MS", 60_000)
+    monkeypatch.setattr(verification, "COPY_SECONDS", 60)
 
 
 @pytest.fixture

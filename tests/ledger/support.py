@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -15,6 +14,7 @@ from django.db import connection, connections
 
 from dbpatterns.ledger.models import Account
 from dbpatterns.ledger.transfers import transfer
+from tests.processes import until
 
 __all__ = ["balances", "funded", "in_threads", "run_worker", "started", "wait_for_blocked"]
 
@@ -68,17 +68,21 @@ def in_threads(count: int, call: Callable[[int], Any]) -> list[Any]:
 
 def wait_for_blocked() -> None:
     """Wait until a session of this PostgreSQL server waits for a lock."""
-    deadline = time.monotonic() + 10
+    until(lambda: _count("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+
+
+def _count(sql: str) -> int:
     with connection.cursor() as cursor:
-        while True:
-            cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
-            if cursor.fetchone()[0]:
-                return
-            assert time.monotonic() < deadline, "nobody waits for a lock"
+        cursor.execute(sql)
+        return int(cursor.fetchone()[0])
 
 
 def run_worker(*arguments: object) -> dict[str, Any]:
-    """Run a scenario of `tests.ledger.worker` on the tests' database."""
+    """Run a scenario of `tests.ledger.worker` on the tests' database.
+
+    The server may learn later that a client was killed, and commit until then what was sent: so
+    this waits for the end of their sessions too.
+    """
     settings = connection.settings_dict
     url = f"sqlite:///{settings['NAME']}"
     if connection.vendor == "postgresql":
@@ -86,11 +90,14 @@ def run_worker(*arguments: object) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "tests.ledger.worker", *map(str, arguments)],
         cwd=Path(__file__).parents[2],
-        env={**os.environ, "DATABASE_URL": url},
+        env={**os.environ, "DATABASE_URL": url, "PGAPPNAME": "ledger-worker"},
         capture_output=True,
         text=True,
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
+    if connection.vendor == "postgresql":
+        sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'ledger-worker'"
+        until(lambda: not _count(sessions))
     told: dict[str, Any] = json.loads(done.stdout)
     return told

@@ -6,7 +6,7 @@
 import os
 
 import pytest
-from django.db import connection, transaction
+from django.db import transaction
 
 from dbpatterns.ledger.batches import Payment, pay_batch
 from dbpatterns.ledger.models import Account, Transfer
@@ -16,14 +16,6 @@ from tests.testapp.models import Wallet
 
 pytestmark = pytest.mark.django_db(transaction=True)
 KILLS = max(10, int(os.environ.get("DBPATTERNS_TEST_HISTORIES", "100")) // 50)
-
-
-def deadlocks() -> int:
-    if connection.vendor != "postgresql":
-        return 0
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
-        return int(cursor.fetchone()[0])
 
 
 def test_processes_killed_between_two_saves_lose_money() -> None:
@@ -43,11 +35,9 @@ def test_processes_killed_between_two_saves_lose_money() -> None:
 
 def test_eight_processes_on_ten_accounts_neither_fail_nor_lose() -> None:
     accounts = funded(*[200] * 10)
-    before = deadlocks()
-    told = run_worker("race", 8, 3)
-    assert told["errors"] == []
+    told = run_worker("race", 8, 60)
+    assert told["errors"] == []  # nobody tries again: a deadlock would be one of them
     assert told["made"] > 100
-    assert deadlocks() == before
     assert sum(balances(*accounts)) == 2_000
     assert min(balances(*accounts)) >= 0
     assert verify_ledger().findings == []

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.processes import PATIENCE_SECONDS
+
 if TYPE_CHECKING:
     from tests.testapp.models import Novel
 
@@ -61,6 +63,12 @@ def fill_shop(size: int = SIZE) -> None:
         )
     for number in range(size):
         Toy.objects.create(name=f"toy {number}", maker=makers[number], age=number)
+
+
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look for the line that waits for a task for as long as a slow machine may need."""
+    monkeypatch.setattr("dbpatterns.queries.awaiting._PATIENCE", PATIENCE_SECONDS)
 
 
 @pytest.fixture

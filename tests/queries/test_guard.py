@@ -460,7 +460,7 @@ def test_async_with(novels: list[Novel]) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_worker_thread_that_has_connected_before_is_watched() -> None:
+def test_a_worker_thread_that_has_connected_before_is_watched(patience: None) -> None:
     for name in "abc":
         Genre.objects.create(name=name)
 
@@ -478,7 +478,7 @@ def test_a_worker_thread_that_has_connected_before_is_watched() -> None:
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("together", ["gather", "group"])
-def test_tasks_show_who_waits_for_them(together: str) -> None:
+def test_tasks_show_who_waits_for_them(patience: None, together: str) -> None:
     for name in "abc":
         Genre.objects.create(name=name)
 
@@ -502,7 +502,11 @@ background: list[asyncio.Task[Any]] = []
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("is_held", [True, False])
-def test_tasks_nobody_waits_for_are_still_found(is_held: bool) -> None:
+def test_tasks_nobody_waits_for_are_still_found(
+    request: pytest.FixtureRequest, is_held: bool
+) -> None:
+    if is_held:
+        request.getfixturevalue("patience")
     for name in "abc":
         Genre.objects.create(name=name)
 

@@ -31,7 +31,7 @@ def find(shape: Shape, mode: str) -> Finding:
 @pytest.mark.parametrize("mode", ["raise", "warn"])
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
 def test_a_guilty_shape_is_caught_in_its_place_with_its_fix(
-    fleet: None, shape: Shape, mode: str
+    fleet: None, patience: None, shape: Shape, mode: str
 ) -> None:
     finding = find(shape, mode)
     print(finding)

@@ -20,7 +20,13 @@ from dbpatterns.transactions import (
     atomic,
 )
 from tests.testapp.models import Purse
-from tests.transactions.support import fetch, threads, until, waiting_sessions
+from tests.transactions.support import (
+    PATIENCE_SECONDS,
+    fetch,
+    threads,
+    until,
+    waiting_sessions,
+)
 
 postgresql = pytest.mark.postgresql
 real = pytest.mark.django_db(transaction=True)
@@ -117,7 +123,8 @@ def test_those_who_share_do_so() -> None:
 def test_the_lock_goes_when_the_block_fails() -> None:
     with pytest.raises(ZeroDivisionError), advisory_lock("x"):
         raise ZeroDivisionError
-    assert fetch("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
+    mine = "locktype = 'advisory' AND pid = pg_backend_pid()"
+    assert fetch(f"SELECT count(*) FROM pg_locks WHERE {mine}") == 0
 
 
 @real
@@ -129,7 +136,8 @@ def test_a_lock_that_was_lost_is_told() -> None:
     with pytest.raises(LockLost), threads() as pool, advisory_lock("x"):
         pid = fetch("SELECT pg_backend_pid()")
         pool.start(fetch, "SELECT pg_terminate_backend(%s)", pid).result(30)
-        pool.start(until, lambda: not fetch("SELECT count(*) FROM pg_locks WHERE pid = %s", pid))
+        is_held = "SELECT count(*) FROM pg_locks WHERE pid = %s"
+        pool.start(until, lambda: not fetch(is_held, pid)).result(PATIENCE_SECONDS)
     with pytest.raises(OperationalError, match="terminating"), advisory_lock("x"):
         fetch("SELECT pg_terminate_backend(pg_backend_pid())")
 

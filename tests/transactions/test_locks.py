@@ -23,7 +23,7 @@ from dbpatterns.transactions import (
 )
 from dbpatterns.transactions.sqlstates import sqlstate_of
 from tests.testapp.models import Purse, PurseOwner, SavingsPurse
-from tests.transactions.support import threads, until, waiting_sessions
+from tests.transactions.support import PATIENCE_SECONDS, threads, until, waiting_sessions
 
 pytestmark = pytest.mark.django_db(transaction=True)
 postgresql = pytest.mark.postgresql
@@ -37,35 +37,44 @@ def balances() -> list[int]:
     return list(Purse.objects.order_by("pk").values_list("balance", flat=True))
 
 
-def add(pk: int, lock: Callable[[int], Purse], both_have_read: threading.Barrier) -> None:
+def add(pk: int, read: Callable[[int], Purse], other_is_there: Callable[[], object]) -> None:
     with atomic():
-        purse = lock(pk)
-        with contextlib.suppress(threading.BrokenBarrierError):
-            both_have_read.wait(timeout=1)  # in vain when the other waits for our lock
+        purse = read(pk)
+        other_is_there()
         purse.balance += 10
         purse.save()
 
 
 @postgresql
 def test_without_a_lock_an_update_is_lost() -> None:
-    pk, barrier = make(1)[0].pk, threading.Barrier(2)
+    pk, both_have_read = make(1)[0].pk, threading.Barrier(2)
 
     def read(pk: int) -> Purse:
         return Purse.objects.get(pk=pk)
 
+    def one() -> None:
+        add(pk, read, lambda: both_have_read.wait(timeout=PATIENCE_SECONDS))
+
     with threads() as pool:
-        pool.together(lambda: add(pk, read, barrier), lambda: add(pk, read, barrier))
+        pool.together(one, one)
     assert balances() == [110]  # the harm
 
 
 def test_with_a_lock_both_updates_are_kept() -> None:
-    pk, barrier = make(1)[0].pk, threading.Barrier(2)
+    pk, both_have_read = make(1)[0].pk, threading.Barrier(2)
 
     def lock(pk: int) -> Purse:
         return lock_rows(Purse(pk=pk))[0]
 
+    def other_is_there() -> None:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both_have_read.wait(timeout=1)  # in vain: the other waits for our lock
+
+    def one() -> None:
+        add(pk, lock, other_is_there)
+
     with threads() as pool:
-        pool.together(lambda: add(pk, lock, barrier), lambda: add(pk, lock, barrier))
+        pool.together(one, one)
     assert balances() == [120]
 
 

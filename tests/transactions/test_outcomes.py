@@ -8,6 +8,7 @@ import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 from django.db import DatabaseError, OperationalError, connection, transaction
@@ -134,7 +135,11 @@ class DeafProxy:
             threading.Thread(target=self.serve, args=(client,), daemon=True).start()
 
     def serve(self, client: socket.socket) -> None:
-        with client, socket.create_connection(self.server) as server:
+        with (
+            suppress(ConnectionError),  # either side may be gone when the other still speaks
+            client,
+            socket.create_connection(self.server) as server,
+        ):
             while readable := select.select([client, server], [], [])[0]:
                 for side in readable:
                     data = side.recv(65536)
