@@ -211,7 +211,7 @@ def test_a_transfer_killed_at_any_statement_is_all_there_or_not_at_all() -> None
             crashes += 1
         kept = IdempotencyKey.objects.using(alias).count()
         assert (balance_of(payer), kept, Transfer.objects.using(alias).count()) == (100, 0, 0)
-    assert crashes >= 5, "each statement was cut off once"
+    assert crashes >= 4, "each statement was cut off once"
     assert transfer(payer, payee, amount=10, idempotency_key="k")[1] is False
     assert (balance_of(payer), balance_of(payee)) == (90, 10)
     assert faults() == []

@@ -3,17 +3,14 @@
 from collections.abc import Iterator
 
 import pytest
-from django.conf import settings
-from django.test import override_settings
 
 from dbpatterns.testing.ledger import empty_ledger
+from tests.testapp.placement import on_default_only
 
 
 @pytest.fixture(autouse=True)
 def _ledger_on_default() -> Iterator[None]:
-    """Have one ledger: those of the demo's shards are not this folder's."""
-    sharding = {**settings.DBPATTERNS["SHARDING"], "APPS": ["banking"]}
-    with override_settings(DBPATTERNS={**settings.DBPATTERNS, "SHARDING": sharding}):
+    with on_default_only():
         yield
 
 
