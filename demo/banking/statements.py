@@ -65,7 +65,7 @@ class StatementService:
     def read(self, customer_id: int) -> Statement:
         """Read accounts, the latest transfers both ways, and standing orders; five queries."""
         shard = self._shards.of(customer_id)
-        accounts = shard.accounts.find_by(customer_id=customer_id)
+        accounts = shard.accounts.find_by(customer_id=customer_id, load=["ledger"])
         return Statement(
             shard=shard.alias,
             customer=shard.customers.find_by_id(customer_id),
