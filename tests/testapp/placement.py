@@ -34,6 +34,7 @@ class AlsoOnDefault:
 @contextmanager
 def on_default_only() -> Iterator[None]:
     """Have one ledger and one table of keys: those of the demo's shards are not there."""
-    sharding: Any = {**settings.DBPATTERNS["SHARDING"], "APPS": ["banking"]}  # type: ignore[dict-item]
-    with override_settings(DBPATTERNS={**settings.DBPATTERNS, "SHARDING": sharding}):
+    patterns: dict[str, Any] = settings.DBPATTERNS
+    sharding = {**patterns["SHARDING"], "APPS": ["banking"]}
+    with override_settings(DBPATTERNS={**patterns, "SHARDING": sharding}):
         yield
