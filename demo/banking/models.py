@@ -173,7 +173,8 @@ class Entry(models.Model):
     amount = models.BigIntegerField()
     """Minor units, signed."""
     balance_after = models.BigIntegerField()
-    """What was on the account then."""
+    """What was on the account then, in minor units."""
+    created_at = models.DateTimeField()
 
     class Meta:
         managed = False  # made by a migration

@@ -4,9 +4,10 @@ from django.db import migrations, models
 VIEW = """
 CREATE VIEW banking_entry AS
 SELECT entry.id, booked.id AS transfer_id, account.id AS account_id, entry.amount,
-    entry.balance_after
+    entry.balance_after, moved.created_at
 FROM dbpatterns_ledger_entry AS entry
 JOIN banking_account AS account ON account.ledger_id = entry.account_id
+JOIN dbpatterns_ledger_transfer AS moved ON moved.id = entry.transfer_id
 LEFT JOIN banking_transfer AS booked ON booked.booking_id = entry.transfer_id
 """
 
@@ -40,6 +41,7 @@ class Migration(migrations.Migration):
                 ("id", models.BigIntegerField(primary_key=True, serialize=False)),
                 ("amount", models.BigIntegerField()),
                 ("balance_after", models.BigIntegerField()),
+                ("created_at", models.DateTimeField()),
                 (
                     "account",
                     models.ForeignKey(
