@@ -25,6 +25,7 @@ from benchmarks.measuring import Bar, row
 from dbpatterns.ledger.batches import Payment, pay_batch
 from dbpatterns.ledger.hot_accounts import Batcher
 from dbpatterns.ledger.models import Account
+from dbpatterns.ledger.slots import Slots
 from dbpatterns.ledger.transfers import transfer
 from dbpatterns.ledger.verification import verify_ledger
 from tests.servers import postgres_bin
@@ -140,9 +141,12 @@ def _hot(pair: Callable[[], tuple[int, int]]) -> Row:
         "naive": _processes(workers, _naive(pair)),
         "single": _processes(workers, _ours(pair)),
         "blocking": lambda: _batched(pair, 1),
+        "slots": _processes(workers, _slotted(pair)),
     }
     rates = _interleave(races)
-    single, blocking = (statistics.median(rates[each]) for each in ("single", "blocking"))
+    single, blocking, slots = (
+        statistics.median(rates[each]) for each in ("single", "blocking", "slots")
+    )
     return row(
         DATABASE,
         f"hot account, {WORKERS} workers, Batcher",
@@ -150,7 +154,8 @@ def _hot(pair: Callable[[], tuple[int, int]]) -> Row:
         figures=_figures(rates),
         ratio=_ratio(rates, "ours", "single"),
         bar=Bar(5, "times single", at_least=True) if _is_server() else None,
-        also=f"single {single:,.0f}/s; Batcher with callers that wait {blocking:,.0f}/s",
+        also=f"single {single:,.0f}/s; Batcher with callers that wait {blocking:,.0f}/s; "
+        f"16 slots {slots:,.0f}/s",
         spread=_spread(rates["ours"]),
         detail=rates,
     )
@@ -188,6 +193,16 @@ def _deadlocks() -> int:
 def _ours(pair: Callable[[], tuple[int, int]]) -> Step:
     def step() -> int:
         transfer(*pair(), 1)
+        return 1
+
+    return step
+
+
+def _slotted(pair: Callable[[], tuple[int, int]]) -> Step:
+    slots = Slots.open("hot", currency="EUR")
+
+    def step() -> int:
+        slots.receive(pair()[0], 1)
         return 1
 
     return step

@@ -49,6 +49,8 @@ INSTALLED_APPS = [
     "drf_spectacular_sidecar",
     "dbpatterns",
     "dbpatterns.sharding",
+    "dbpatterns.idempotency",
+    "dbpatterns.ledger",
     "demo.users",
     "demo.blog",
     "demo.banking",
@@ -125,7 +127,11 @@ DATABASE_ROUTERS = ["dbpatterns.sharding.router.ShardRouter"]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 DBPATTERNS = {
-    "SHARDING": {"SHARDS": SHARDS, "APPS": ["banking"]},
+    # Beside the bank's rows, so that a key, a booking and what it books are one transaction.
+    "SHARDING": {
+        "SHARDS": SHARDS,
+        "APPS": ["banking", "dbpatterns_idempotency", "dbpatterns_ledger"],
+    },
     # A log line, not a warning: it goes where all others go, and `python -W error` breaks no page.
     "QUERIES": {"MODE": "log", "WRITES": "log"},
 }

@@ -1,15 +1,16 @@
 """The demo's settings under test: quick hashing, and databases that threads can share."""
 
 from demo.settings import *  # noqa: F403
-from demo.settings import DATA_DIR, DATABASES, DBPATTERNS, INSTALLED_APPS
+from demo.settings import DATA_DIR, DATABASE_ROUTERS, DATABASES, DBPATTERNS, INSTALLED_APPS
 
 INSTALLED_APPS = [
     *INSTALLED_APPS,
     "dbpatterns.eventstore",
-    "dbpatterns.idempotency",
-    "dbpatterns.ledger",
     "tests.testapp",
 ]
+
+# The demo's ledger and keys are on its shards; tests of these two apps have them on `default`.
+DATABASE_ROUTERS = ["tests.testapp.placement.AlsoOnDefault", *DATABASE_ROUTERS]
 
 # Tests of the guard start from its defaults; those of the demo raise, see tests/demo/conftest.py.
 DBPATTERNS = {key: value for key, value in DBPATTERNS.items() if key != "QUERIES"}

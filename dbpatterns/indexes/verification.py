@@ -49,6 +49,9 @@ _PARAMETER = re.compile(
 )
 
 
+_CREATE_INDEX = re.compile(r"^(CREATE\s+(?:UNIQUE\s+)?INDEX\s+)", re.IGNORECASE)
+
+
 class Verification(StrEnum):
     """How to prove an index."""
 
@@ -281,6 +284,7 @@ def _on_sqlite(
         # Not in a transaction of ours: with "IMMEDIATE" it would keep writers out.
         cursor.execute(f"CREATE TEMP TABLE {name} AS SELECT * FROM main.{name} LIMIT {SAMPLE}")
         try:
+            _copy_indexes(cursor, candidate, table)
             empty = _sqlite_bytes(cursor)
             cursor.execute(_ddl(connection, candidate))
             size = _sqlite_bytes(cursor) - empty
@@ -290,13 +294,47 @@ def _on_sqlite(
     return Verdict(
         Verification.COPY,
         size_bytes=int(size * max(table.rows / SAMPLE, 1)),
-        is_used=candidate.name in after,
+        is_used=_is_better(before, after, candidate.name),
         is_whole=table.rows <= SAMPLE,
-        plans=(before, after),
+        plans=("; ".join(before), "; ".join(after)),
     )
 
 
-def _sqlite_plans(cursor: Any, statements: Sequence[Statement]) -> str:
+def _is_better(before: Sequence[str], after: Sequence[str], name: str) -> bool:
+    """Tell whether SQLite searches by the index, reads it alone, or need not sort any more.
+
+    To walk over the whole table in its order is no gain.
+    """
+    uses = [line for line in after if name in line]
+    is_found = any(line.startswith("SEARCH") or "COVERING INDEX" in line for line in uses)
+    return is_found or (bool(uses) and _sorts(after) < _sorts(before))
+
+
+def _sorts(plan: Sequence[str]) -> int:
+    return sum("USE TEMP B-TREE" in line for line in plan)
+
+
+def _copy_indexes(cursor: Any, candidate: Candidate, table: Table) -> None:
+    """Give the copy the indexes that the table has: the candidate must be better than they are."""
+    quote = cursor.db.ops.quote_name
+    keys = [[field.column for field in candidate.model._meta.pk_fields]]
+    cursor.execute("SELECT name FROM pragma_index_list(%s)", [table.name])
+    for (name,) in cursor.fetchall():
+        cursor.execute("SELECT sql FROM main.sqlite_master WHERE name = %s", [name])
+        (sql,) = cursor.fetchone()
+        if sql:
+            cursor.execute(_CREATE_INDEX.sub(r"\1temp.", sql, count=1))
+        else:  # of a constraint
+            cursor.execute("SELECT name FROM pragma_index_info(%s) ORDER BY seqno", [name])
+            keys.append([column for (column,) in cursor.fetchall()])
+    for number, columns in enumerate(keys):
+        cursor.execute(
+            f"CREATE UNIQUE INDEX temp.dbpatterns_key_{number} ON {quote(table.name)}"
+            f" ({', '.join(map(quote, columns))})"
+        )
+
+
+def _sqlite_plans(cursor: Any, statements: Sequence[Statement]) -> list[str]:
     lines: list[str] = []
     for each in statements:
         sql = each.sql
@@ -305,7 +343,7 @@ def _sqlite_plans(cursor: Any, statements: Sequence[Statement]) -> str:
             sql = _PARAMETER.sub(lambda found: found["text"] or "NULL", sql)
         cursor.execute(f"EXPLAIN QUERY PLAN {sql}", each.params)
         lines += [row[3] for row in cursor.fetchall()]
-    return "; ".join(dict.fromkeys(lines))
+    return list(dict.fromkeys(lines))
 
 
 def _sqlite_bytes(cursor: Any) -> int:

@@ -18,8 +18,8 @@ without peers and is nobody's peer.
 public default of the fetch mode, and fetch modes reach sets.
 
 # Note [What a row costs]
-At most two small dicts and a weak reference, half a microsecond. More than that, on each of 10,000
-rows, is what one sees in the benchmark: so the making of fresh rows is written out flat, a row whose
+At most two small dicts and a weak reference, half a microsecond. More, on each of 10,000 rows, is
+what one sees in the benchmark: so the making of fresh rows is written out flat, a row whose
 model has no sets gets no cache for them, and what a batch fetches is made its own peers at once.
 """
 
@@ -327,12 +327,9 @@ class _Batch:
 
 
 def _fetch_relation(descriptor: Any, owner: Model, peers: Peers) -> None:
-    related = Peers(peers.max_rows)
-    stamping = partial(stamp_result, peers=related)
+    stamping = partial(stamp_result, peers=Peers(peers.max_rows))
     with connections[owner._state.db or DEFAULT_DB_ALIAS].execute_wrapper(stamping):
-        rows = fetch_relation(descriptor, owner, peers)
-    if len(related) != len(rows):  # some came from elsewhere: a cache, or another database
-        _stamp_all(rows, peers)
+        fetch_relation(descriptor, owner, peers)
 
 
 def _stamp_all(rows: list[Model], peers: Peers) -> None:

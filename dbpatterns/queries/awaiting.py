@@ -16,7 +16,6 @@ from types import (
     CoroutineType,
     FrameType,
     FunctionType,
-    GeneratorType,
     MethodType,
 )
 from typing import Any
@@ -58,19 +57,11 @@ def _found(
     for _, frames, awaited in suspended:
         if any(id(each) in woken for each in (awaited, *gc.get_referents(awaited))):
             return frames
-    for other, frames, _ in suspended:
+    for _, frames, _ in suspended:
         held = (part for frame in frames for part in frame.f_locals.values())
-        if any(part is task for part in _reached_from([*held, *_looped_over(other)])):
+        if any(part is task for part in _reached_from(held)):
             return frames  # it awaits another of its tasks just now
     return []
-
-
-def _looped_over(task: "asyncio.Task[Any]") -> Iterator[object]:
-    """Yield what the coroutines of a suspended task have on their stacks."""
-    awaited: Any = task.get_coro()
-    while inspect.iscoroutine(awaited):
-        yield from gc.get_referents(awaited)
-        awaited = awaited.cr_await
 
 
 def _reached_from(starts: Iterable[object]) -> Iterator[object]:
@@ -97,8 +88,6 @@ def _reached_from(starts: Iterable[object]) -> Iterator[object]:
 def _is_link(part: object) -> bool:
     if isinstance(part, asyncio.Task | asyncio.AbstractEventLoop):  # they lead to everything else
         return False
-    if isinstance(part, GeneratorType):
-        return part.__name__ == "as_completed"
     return isinstance(part, _LINKS) or type(part).__module__.startswith(("asyncio.", "_asyncio"))
 
 

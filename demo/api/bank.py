@@ -100,7 +100,8 @@ class TransferViewSet(ShardedViewSet[Transfer]):
                 OpenApiParameter.HEADER,
                 required=True,
                 description="One per transfer, such as a UUID. Sent again with the same body, it "
-                "moves nothing and returns the first transfer.",
+                "moves nothing and returns the first transfer; while that one is under way, it "
+                "waits for it. With another body it is refused.",
             ),
             OpenApiParameter("Location", OpenApiTypes.URI, OpenApiParameter.HEADER, response=[201]),
             OpenApiParameter(

@@ -7,6 +7,8 @@ import copy
 from typing import Any
 
 from django.core.exceptions import ValidationError
+from django.db.models import QuerySet
+from django.http import Http404
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.mixins import DestroyModelMixin, RetrieveModelMixin, UpdateModelMixin
@@ -14,9 +16,11 @@ from rest_framework.permissions import DjangoModelPermissions
 from rest_framework.viewsets import GenericViewSet
 
 from dbpatterns.contrib.drf_versions import VersionedViewMixin
+from dbpatterns.services import resolve
 from demo.api.serializers import StrictSerializer
 from demo.blog.markup import sanitize_html
 from demo.blog.models import Post
+from demo.blog.repositories import PostRepository
 
 __all__ = ["PostEditingViewSet"]
 
@@ -56,9 +60,27 @@ class MayEdit(DjangoModelPermissions):
     }
 
 
+class FromRepository:
+    """Finds its post by the repository."""
+
+    def get_object(self) -> Post:
+        """Return the post of the address; one query."""
+        view: Any = self
+        found = resolve(PostRepository).find_one_by(slug=view.kwargs["slug"])
+        if found is None:
+            raise Http404("There is no such post.")
+        view.check_object_permissions(view.request, found)
+        return found
+
+    def get_queryset(self) -> QuerySet[Post]:
+        """Tell the permissions which model it is."""
+        return Post._default_manager.none()
+
+
 @extend_schema(exclude=True)
 class PostEditingViewSet(
     VersionedViewMixin,
+    FromRepository,
     RetrieveModelMixin,
     UpdateModelMixin,
     DestroyModelMixin,
@@ -66,7 +88,6 @@ class PostEditingViewSet(
 ):
     """Any post, published or not. One query to read; one more to write, two to delete."""
 
-    queryset = Post.objects.all()
     serializer_class = EditedPostSerializer
     permission_classes = [MayEdit]
     lookup_field = "slug"

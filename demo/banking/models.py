@@ -1,13 +1,19 @@
-"""The bank's tables: accounts, a double-entry ledger and standing orders.
+"""The bank's tables: whose accounts, what for, and standing orders. The money is the ledger's.
 
 Everything here is sharded by customer: a customer's accounts, transfers and orders live
-together, beside the clearing accounts of the other banks on that shard, so each booking is
-one local transaction. Money is whole minor units (cents); never a float.
+together, beside the clearing accounts of the other banks on that shard and the ledger that books
+them, so each booking is one local transaction. Money is whole minor units (cents); never a float.
 """
 
+from typing import Any, ClassVar
+
 import uuid6
-from django.db import models
+from django.db import models, router, transaction
 from django.db.models import F, Q
+
+from dbpatterns.ledger.models import Account as LedgerAccount
+from dbpatterns.ledger.models import Transfer as LedgerTransfer
+from demo.banking.accounts import AccountQuerySet, closed_at, ledger_account
 
 __all__ = [
     "Account",
@@ -36,7 +42,7 @@ class Customer(models.Model):
 
 
 class Account(models.Model):
-    """Where money is; the balance is kept here and proven by the entries.
+    """Whose money it is; how much it is, the ledger's account says, which is made with this one.
 
     A customer's account is never overdrawn. A clearing account stands for another bank, one
     per bank and shard; the opening account is where opening balances come from, one per shard.
@@ -64,18 +70,17 @@ class Account(models.Model):
     bank_code = models.CharField(max_length=11, blank=True)
     """The other bank a clearing account stands for."""
     currency = models.CharField(max_length=3, default="CZK")
-    balance = models.BigIntegerField(default=0)
-    """Minor units."""
+    ledger = models.OneToOneField(
+        LedgerAccount, models.PROTECT, related_name="bank", editable=False
+    )
     status = models.CharField(max_length=6, choices=Status, default=Status.OPEN)
     opened_on = models.DateField(null=True, blank=True)
+
+    objects: ClassVar[AccountQuerySet] = AccountQuerySet.as_manager()  # type: ignore[assignment]
 
     class Meta:
         ordering = ["number"]
         constraints = [
-            models.CheckConstraint(
-                condition=Q(kind__in=["clearing", "opening"]) | Q(balance__gte=0),
-                name="bank_account_not_overdrawn",
-            ),
             models.CheckConstraint(
                 condition=Q(kind="customer", customer__isnull=False, bank_code="")
                 | Q(kind="clearing", customer__isnull=True) & ~Q(bank_code="")
@@ -95,9 +100,29 @@ class Account(models.Model):
     def __str__(self) -> str:
         return self.number
 
+    def save(self, *, using: str | None = None, **options: Any) -> None:
+        """Save, in one transaction with the ledger's account: made with it, closed with it."""
+        alias = using or router.db_for_write(type(self), instance=self)
+        with transaction.atomic(using=alias):
+            if self._state.adding:
+                made = ledger_account(self)
+                made.save(using=alias)
+                self.ledger = made
+            else:
+                rows = LedgerAccount.objects.using(alias).filter(pk=self.ledger_id)
+                rows.filter(closed_at__isnull=self.status == self.Status.CLOSED).update(
+                    closed_at=closed_at(self.status)
+                )
+            super().save(using=alias, **options)
+
+    @property
+    def balance(self) -> int:
+        """What is on it, in minor units, as read; a query when `ledger` was not loaded with it."""
+        return self.ledger.balance
+
 
 class Transfer(models.Model):
-    """A booking that moves `amount` from the payer to the payee; written once, never changed."""
+    """An order to move `amount` from the payer to the payee, written with its booking."""
 
     class Kind(models.TextChoices):
         """Why the money moved."""
@@ -118,6 +143,10 @@ class Transfer(models.Model):
     currency = models.CharField(max_length=3)
     memo = models.CharField(max_length=140, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
+    booking = models.OneToOneField(
+        LedgerTransfer, models.PROTECT, related_name="bank", null=True, editable=False
+    )
+    """What moved the money; without one nothing did, and the proof of the books says so."""
 
     class Meta:
         ordering = ["-id"]
@@ -136,22 +165,22 @@ class Transfer(models.Model):
 
 
 class Entry(models.Model):
-    """One side of a transfer: minus on the payer, plus on the payee; the two sum to zero."""
+    """The ledger's entries in the bank's words: a view, to be read only."""
 
-    transfer = models.ForeignKey(Transfer, models.PROTECT, related_name="entries")
-    account = models.ForeignKey(Account, models.PROTECT, related_name="entries")
+    id = models.BigIntegerField(primary_key=True)
+    transfer = models.ForeignKey(Transfer, models.DO_NOTHING, related_name="entries", null=True)
+    account = models.ForeignKey(Account, models.DO_NOTHING, related_name="entries")
     amount = models.BigIntegerField()
     """Minor units, signed."""
+    balance_after = models.BigIntegerField()
+    """What was on the account then, in minor units."""
+    created_at = models.DateTimeField()
 
     class Meta:
+        managed = False  # made by a migration
+        db_table = "banking_entry"
         ordering = ["pk"]
         verbose_name_plural = "entries"
-        constraints = [
-            models.CheckConstraint(condition=~Q(amount=0), name="bank_entry_not_zero"),
-            models.UniqueConstraint(
-                fields=["transfer", "account"], name="bank_entry_one_per_account"
-            ),
-        ]
 
     def __str__(self) -> str:
         return f"{self.amount:+} on {self.account_id}"

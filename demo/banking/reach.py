@@ -34,12 +34,12 @@ class Reach:
         return cls(user.customer_id, (shard_for(user.customer_id),))
 
     def accounts(self, alias: str, condition: Q | None = None, /, **how: Any) -> list[Account]:
-        """Return the accounts on one shard; staff see the bank's own too.
+        """Return the accounts on one shard, with their money; staff see the bank's own too.
 
         `how` is what `find_by` takes: an order and a limit.
         """
         own = Q() if self.customer_id is None else Q(customer_id=self.customer_id)
-        return Shard(alias).accounts.find_by(own & (condition or Q()), **how)
+        return Shard(alias).accounts.find_by(own & (condition or Q()), load=["ledger"], **how)
 
     def transfers(self, alias: str, condition: Q | None = None, /, **how: Any) -> list[Transfer]:
         """Return the transfers on one shard, out of and into the accounts in reach."""

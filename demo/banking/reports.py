@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from django.db.models import Count, Sum
 
+from dbpatterns.ledger.models import Entry
 from dbpatterns.repositories.reports import Report
-from demo.banking.models import Account, Entry
+from demo.banking.models import Account
 from demo.banking.repositories import of_customers
 
 __all__ = ["Balances", "Booked", "DistrictMoney", "Held", "balances", "entries", "held"]
@@ -56,9 +57,10 @@ def balances(alias: str) -> Balances:
     """Count the customers' accounts and add up all balances; one query."""
     (found,) = (
         Report(Account, using=alias)
+        .join("ledger")
         .select(
             accounts=Count("pk", filter=of_customers.to_q()),
-            total=Sum("balance"),
+            total=Sum("ledger__balance"),
         )
         .rows(into=Balances)
     )
@@ -77,8 +79,9 @@ def held(alias: str) -> list[Held]:
     """Add up the customers' money by currency; one query."""
     return (
         Report(Account, using=alias)
+        .join("ledger")
         .where(of_customers)
-        .select("currency", accounts=Count("pk"), money=Sum("balance"))
+        .select("currency", accounts=Count("pk"), money=Sum("ledger__balance"))
         .order("currency")
         .rows(into=Held)
     )
@@ -88,13 +91,13 @@ def money_by_district(alias: str) -> list[DistrictMoney]:
     """Add up the customers' money by district and currency; one query."""
     return (
         Report(Account, using=alias)
-        .join("customer")
+        .join("customer", "ledger")
         .where(of_customers)
         .select(
             "currency",
             district="customer__district",
             customers=Count("customer", distinct=True),
-            money=Sum("balance"),
+            money=Sum("ledger__balance"),
         )
         .order("district", "currency")
         .rows(into=DistrictMoney)

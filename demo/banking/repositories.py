@@ -4,11 +4,11 @@ A repository keeps to one shard, `Shard("shard_0").accounts`; a service asks for
 """
 
 import datetime
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 from uuid import UUID
 
-from django.db.models import Case, Count, Exists, F, OuterRef, Q, Subquery, Sum, When
-from django.db.models.functions import Coalesce
+from django.db.models import Exists, F, OuterRef, Q, Subquery
 
 from dbpatterns.repositories import Repository, Spec
 from dbpatterns.sharding.router import shard_for, shards
@@ -38,6 +38,7 @@ of_customers = Spec[Account]("of customers", kind=Account.Kind.CUSTOMER)
 """Accounts that are not the bank's own."""
 active = Spec[StandingOrder]("active", is_active=True)
 """Standing orders that nobody has ended."""
+_COLUMNS: Sequence[Any] = Transfer._meta.concrete_fields
 
 
 class CustomerRepository(Repository[Customer]):
@@ -51,59 +52,47 @@ class AccountRepository(Repository[Account, UUID]):
         """Return the account that stands for another bank, if we pay it; one query."""
         return self.find_one_by(kind=Account.Kind.CLEARING, bank_code=bank_code, currency=currency)
 
-    def lock(self, accounts: Collection[Account]) -> dict[UUID, Account]:
-        """Read accounts again, by key, locked until the transaction ends; one query.
-
-        Locks in the order of keys, so that two transfers never wait for each other.
-        """
-        rows = self._queryset().select_for_update(no_key=True).order_by("pk")
-        return rows.in_bulk([account.pk for account in accounts])
-
-    def add_to_balances(self, changes: Mapping[Account, int]) -> None:
-        """Add minor units to stored balances, whatever they are by now; one statement."""
-        change = Case(*(When(pk=account.pk, then=each) for account, each in changes.items()))
-        rows = self._queryset().filter(pk__in=[account.pk for account in changes])
-        rows.update(balance=F("balance") + change)
-
-    def wrong(self, limit: int) -> list[tuple[Account, int]]:
-        """Return accounts whose balance is not the sum of their entries, with that sum.
-
-        One query that reads every entry.
-        """
-        summed = self._queryset().annotate(total=Coalesce(Sum("entries__amount"), 0))
-        return [(each, each.total) for each in summed.exclude(balance=F("total"))[:limit]]
+    def clearings(self) -> dict[tuple[str, str], Account]:
+        """Return the accounts of all banks that we pay, by bank and currency; one query."""
+        found = self.find_by(kind=Account.Kind.CLEARING)
+        return {(each.bank_code, each.currency): each for each in found}
 
 
 class TransferRepository(Repository[Transfer, UUID]):
     """Transfers, written once and never changed."""
 
-    def keyed(self, customer_id: int, idempotency_key: str) -> Transfer | None:
-        """Return the transfer that this customer's key has made; one query."""
-        return self.find_one_by(customer_id=customer_id, idempotency_key=idempotency_key)
+    def write(self, transfers: Iterable[Transfer]) -> None:
+        """Write new transfers, inside the transaction that books them; one statement."""
+        self._queryset().bulk_create(transfers)
 
-    def torn(self, limit: int) -> list[tuple[Transfer, int, int, int]]:
-        """Return transfers without two entries that mirror them: count, paid and received.
+    def booked(self, booking: int) -> Transfer:
+        """Return the transfer that the ledger knows by this number; one query."""
+        return self._queryset().get(booking=booking)
 
-        One query that reads every entry.
+    def answer(self, transfer: Transfer) -> dict[str, str]:
+        """Return a transfer as texts, to be kept with its key; no query."""
+        return {each.attname: each.value_to_string(transfer) for each in _COLUMNS}
+
+    def answered(self, kept: Mapping[str, str]) -> Transfer:
+        """Return the transfer that an answer kept; no query."""
+        values = [each.to_python(kept[each.attname]) for each in _COLUMNS]
+        return Transfer.from_db(self.using, [each.attname for each in _COLUMNS], values)
+
+    def unlike_their_bookings(self, limit: int) -> list[Transfer]:
+        """Return transfers that are not what the ledger booked for them, or not booked at all.
+
+        One query that reads every transfer.
         """
-        rows = self._queryset().annotate(
-            sides=Count("entries"),
-            paid=Coalesce(Sum("entries__amount", filter=Q(entries__account=F("payer"))), 0),
-            received=Coalesce(Sum("entries__amount", filter=Q(entries__account=F("payee"))), 0),
+        rows = self._queryset().exclude(
+            booking__posted_amount=F("amount"),
+            booking__source=F("payer__ledger"),
+            booking__destination=F("payee__ledger"),
         )
-        torn = rows.exclude(sides=2, paid=-F("amount"), received=F("amount"))[:limit]
-        return [(each, each.sides, each.paid, each.received) for each in torn]
+        return list(rows.select_related("booking")[:limit])
 
 
 class EntryRepository(Repository[Entry]):
-    """The two sides of each transfer."""
-
-    def write(self, transfer: Transfer, changes: Mapping[Account, int]) -> None:
-        """Write a transfer's entries, minor units by account; one statement."""
-        self._queryset().bulk_create(
-            Entry(transfer=transfer, account=account, amount=change)
-            for account, change in changes.items()
-        )
+    """The two sides of each transfer, as the ledger has them."""
 
 
 class StandingOrderRepository(Repository[StandingOrder, UUID]):
@@ -119,10 +108,10 @@ class StandingOrderRepository(Repository[StandingOrder, UUID]):
         rows = self._queryset().filter(self.due(due_on).to_q()).order_by("pk")
         return list(rows.values_list("pk", flat=True))
 
-    def lock(self, pk: UUID) -> StandingOrder | None:
-        """Return an active order with its account, its own row locked; one query."""
+    def lock(self, pks: Sequence[UUID]) -> list[StandingOrder]:
+        """Return active orders with their accounts, their own rows locked; one query."""
         rows = self._queryset().select_for_update(of=("self",), no_key=True)
-        return rows.select_related("account").filter(active.to_q(), pk=pk).first()
+        return list(rows.select_related("account").filter(active.to_q(), pk__in=pks).order_by("pk"))
 
     def with_last_execution(
         self, customer_id: int
@@ -145,6 +134,15 @@ class StandingOrderRepository(Repository[StandingOrder, UUID]):
 
 class ExecutionRepository(Repository[StandingOrderExecution]):
     """What became of an order on a date."""
+
+    def write(self, executions: Iterable[StandingOrderExecution]) -> None:
+        """Write new executions, inside the transaction that pays them; one statement."""
+        self._queryset().bulk_create(executions)
+
+    def of(self, orders: Sequence[StandingOrder], due_on: datetime.date) -> set[UUID]:
+        """Return the keys of those orders that were executed for the date; one query."""
+        rows = self._queryset().filter(order__in=orders, due_on=due_on)
+        return set(rows.values_list("order_id", flat=True))
 
 
 class Shard:

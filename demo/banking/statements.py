@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from django.db.models import Q
-
 from demo.banking.models import (
     Account,
     Customer,
+    Entry,
     StandingOrder,
     StandingOrderExecution,
     Transfer,
@@ -22,7 +21,7 @@ LINES = 20
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A transfer as the customer sees it."""
+    """An entry as the customer sees it; a transfer between two of their accounts is two lines."""
 
     at: datetime
     title: str
@@ -30,10 +29,10 @@ class Line:
     account: str
     """The customer's account it went out of or into."""
     change: int
-    """Minor units, signed; unsigned between two accounts of the customer."""
+    """Minor units, signed."""
+    balance: int
+    """What was on the account then, in minor units."""
     currency: str
-    direction: str
-    """`in`, `out` or `inside`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +62,9 @@ class StatementService:
         self._shards = shards
 
     def read(self, customer_id: int) -> Statement:
-        """Read accounts, the latest transfers both ways, and standing orders; five queries."""
+        """Read accounts, the latest entries on them, and standing orders; five queries."""
         shard = self._shards.of(customer_id)
-        accounts = shard.accounts.find_by(customer_id=customer_id)
+        accounts = shard.accounts.find_by(customer_id=customer_id, load=["ledger"])
         return Statement(
             shard=shard.alias,
             customer=shard.customers.find_by_id(customer_id),
@@ -76,27 +75,37 @@ class StatementService:
 
 
 def _lines(shard: Shard, accounts: Sequence[Account]) -> list[Line]:
-    own = {each.pk for each in accounts}
-    latest = shard.transfers.find_by(
-        Q(payer__in=own) | Q(payee__in=own),
-        load=["payer", "payee"],
+    latest = shard.entries.find_by(
+        account__in=list(accounts),
+        load=["account", "transfer__payer", "transfer__payee"],
         order_by=["-pk"],
         limit=LINES,
     )
-    return [_line(each, out=each.payer_id in own, into=each.payee_id in own) for each in latest]
+    return [_line(each) for each in latest]
 
 
-def _line(transfer: Transfer, *, out: bool, into: bool) -> Line:
-    payer, payee, amount = transfer.payer.number, transfer.payee.number, transfer.amount
-    memo = transfer.memo
-    if out and into:
-        title, account, change, direction = f"{payer} to {payee}", payer, amount, "inside"
-    elif into:
-        title, account, change, direction = f"From {payer}", payee, amount, "in"
-    else:
-        title, account, change, direction = f"To {payee}", payer, -amount, "out"
+def _line(entry: Entry) -> Line:
+    title, memo = _title(entry)
+    account = entry.account
+    return Line(
+        at=entry.created_at,
+        title=title,
+        memo=memo,
+        account=account.number,
+        change=entry.amount,
+        balance=entry.balance_after,
+        currency=account.currency,
+    )
+
+
+def _title(entry: Entry) -> tuple[str, str]:
+    transfer = entry.transfer
+    if transfer is None:
+        return "Balance set by the bank", ""
     if transfer.kind == Transfer.Kind.OPENING:
-        title, memo = "Opening balance", ""
-    elif transfer.kind == Transfer.Kind.STANDING_ORDER:
-        title, memo = f"Standing order to {memo}", ""
-    return Line(transfer.created_at, title, memo, account, change, transfer.currency, direction)
+        return "Opening balance", ""
+    if transfer.kind == Transfer.Kind.STANDING_ORDER:
+        return f"Standing order to {transfer.memo}", ""
+    if entry.amount > 0:
+        return f"From {transfer.payer.number}", transfer.memo
+    return f"To {transfer.payee.number}", transfer.memo

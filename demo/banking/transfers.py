@@ -1,16 +1,21 @@
-"""Moving money: one local transaction, both accounts locked, two entries that sum to zero."""
+"""Moving money: the ledger books it once per key, in one transaction with what the bank keeps.
 
-from collections.abc import Sequence
+The key and the stored answer, the booking and the bank's row commit together on the payer's
+shard. A key is remembered for a day with its answer, and for ever by the ledger with its money.
+"""
+
+from collections.abc import Mapping
 from enum import StrEnum
 
-from django.db import IntegrityError
-
-from dbpatterns.repositories.unit_of_work import UnitOfWork
+from dbpatterns.idempotency.errors import IdempotencyConflict
+from dbpatterns.idempotency.keys import run_once
+from dbpatterns.ledger import errors
+from dbpatterns.ledger.transfers import transfer as book
 from demo.banking.models import Account, Transfer
 from demo.banking.money import format_amount
 from demo.banking.repositories import Shard, Shards
 
-__all__ = ["Refusal", "TransferRefused", "book", "find_account", "lock_accounts", "transfer"]
+__all__ = ["Refusal", "TransferRefused", "find_account", "refused", "transfer"]
 
 
 class Refusal(StrEnum):
@@ -51,10 +56,11 @@ def transfer(
 ) -> tuple[Transfer, bool]:
     """Move `amount` minor units once per key; return the transfer and whether it is new.
 
-    The key is the payer's customer's. A refusal leaves no trace, so its key may be tried again.
-    Cost: one transaction of seven statements, four if the key came before; locks both account
-    rows, in the order of their ids.
-    Raises: TransferRefused.
+    The key is the payer's customer's; who sends it while the first is under way waits for that
+    one. A refusal leaves no trace, so its key may be tried again. Cost: one transaction of six
+    statements on PostgreSQL, four if the key came before; locks the key's row, then both accounts
+    in the order of the ledger's ids.
+    Raises: TransferRefused. InvalidAmount: the ledger's, for what no caller should send.
     """
     if payer.customer_id is None:
         raise TransferRefused(
@@ -66,96 +72,84 @@ def transfer(
             f"Accounts {payer.number} and {payee.number} live on two shards, and no transaction "
             "spans them yet: no money moved.",
         )
-    if payer.pk == payee.pk:
-        raise TransferRefused(
-            Refusal.SAME_ACCOUNT, f"Account {payer.number} cannot pay itself: name two accounts."
+    shard, owner, is_new = Shard(str(payer._state.db)), payer.customer_id, False
+
+    def work() -> Mapping[str, str]:
+        nonlocal is_new
+        booking = book(
+            payer.ledger_id,
+            payee.ledger_id,
+            amount,
+            currency=payer.currency,
+            idempotency_key=f"{owner}:{idempotency_key}",
+            reference=memo,
+            using=shard.alias,
         )
-    shard = _shard_of(payer)
-    try:
-        with UnitOfWork(using=shard.alias):
-            locked_payer, locked_payee = lock_accounts(payer, payee)
-            existing = shard.transfers.keyed(payer.customer_id, idempotency_key)
-            if existing is None:
-                return book(
-                    locked_payer,
-                    locked_payee,
-                    amount=amount,
-                    kind=Transfer.Kind.TRANSFER,
-                    idempotency_key=idempotency_key,
-                    memo=memo,
-                ), True
-    except IntegrityError:
-        # The customer used the key at the same moment from another account: theirs came first.
-        existing = shard.transfers.keyed(payer.customer_id, idempotency_key)
-        if existing is None:
-            raise
-    asked = (payer.pk, payee.pk, amount, memo)
-    if (existing.payer_id, existing.payee_id, existing.amount, existing.memo) != asked:
-        raise TransferRefused(
-            Refusal.KEY_REUSED,
-            f"Idempotency key {idempotency_key!r} was used for another transfer: send a new key.",
-        )
-    return existing, False
-
-
-def lock_accounts(*accounts: Account) -> Sequence[Account]:
-    """Read the accounts again, locked until the transaction ends; same order as given.
-
-    One query. Locks in the order of ids, so that two transfers never wait for each other.
-    """
-    by_id = _shard_of(accounts[0]).accounts.lock(accounts)
-    return [by_id[account.pk] for account in accounts]
-
-
-def book(
-    payer: Account,
-    payee: Account,
-    *,
-    amount: int,
-    kind: Transfer.Kind,
-    idempotency_key: str,
-    memo: str = "",
-) -> Transfer:
-    """Write one transfer between two locked accounts; call it inside their transaction.
-
-    Three statements: both balances, the transfer, its two entries.
-    Raises: TransferRefused: an account is closed, of another currency, or too poor.
-    """
-    for account in (payer, payee):
-        if account.status != Account.Status.OPEN:
-            raise TransferRefused(
-                Refusal.CLOSED_ACCOUNT, f"Account {account.number} is closed: no bookings."
-            )
-    if payer.currency != payee.currency:
-        raise TransferRefused(
-            Refusal.OTHER_CURRENCY,
-            f"Account {payer.number} is in {payer.currency}, {payee.number} in {payee.currency}.",
-        )
-    if payer.kind == Account.Kind.CUSTOMER and payer.balance < amount:
-        raise TransferRefused(
-            Refusal.INSUFFICIENT_FUNDS,
-            f"Account {payer.number} has {format_amount(payer.balance)} {payer.currency}, "
-            f"not {format_amount(amount)}.",
-        )
-    shard, owner = _shard_of(payer), payer.customer_id or payee.customer_id
-    assert owner is not None, "a booking between two of the bank's own accounts"
-    changes = {payer: -amount, payee: amount}
-    shard.accounts.add_to_balances(changes)
-    booked = shard.transfers.save(
-        Transfer(
+        if booking.is_replay:  # its answer is forgotten, its money is not
+            return shard.transfers.answer(shard.transfers.booked(booking.pk))
+        is_new = True
+        made = Transfer(
             customer_id=owner,
             idempotency_key=idempotency_key,
-            kind=kind,
             payer=payer,
             payee=payee,
             amount=amount,
             currency=payer.currency,
             memo=memo,
+            booking=booking,
         )
+        return shard.transfers.answer(shard.transfers.save(made))
+
+    try:
+        outcome = run_once(
+            f"customer:{owner}",
+            idempotency_key,
+            [str(payer.pk), str(payee.pk), amount, memo],
+            work,
+            using=shard.alias,
+        )
+    except IdempotencyConflict as error:
+        raise _key_reused(idempotency_key) from error
+    except errors.IdempotencyConflict as error:
+        raise _key_reused(idempotency_key) from error
+    except errors.TransferError as error:
+        raise refused(error, payer, payee) from error
+    return shard.transfers.answered(outcome.value), is_new
+
+
+def refused(error: errors.TransferError, payer: Account, payee: Account) -> TransferRefused:
+    """Return a refusal of the ledger in the bank's words; no query.
+
+    Raises: the error itself, if it is none that a customer can cause.
+    """
+    match error:
+        case errors.SameAccount():
+            return TransferRefused(
+                Refusal.SAME_ACCOUNT,
+                f"Account {payer.number} cannot pay itself: name two accounts.",
+            )
+        case errors.AccountClosed():
+            closed = payer if error.account == payer.ledger_id else payee
+            return TransferRefused(
+                Refusal.CLOSED_ACCOUNT, f"Account {closed.number} is closed: no bookings."
+            )
+        case errors.CurrencyMismatch():
+            return TransferRefused(
+                Refusal.OTHER_CURRENCY,
+                f"Account {payer.number} is in {payer.currency}, "
+                f"{payee.number} in {payee.currency}.",
+            )
+        case errors.InsufficientFunds():
+            return TransferRefused(
+                Refusal.INSUFFICIENT_FUNDS,
+                f"Account {payer.number} has {format_amount(error.available)} {payer.currency}, "
+                f"not {format_amount(error.amount)}.",
+            )
+    raise error
+
+
+def _key_reused(key: str) -> TransferRefused:
+    return TransferRefused(
+        Refusal.KEY_REUSED,
+        f"Idempotency key {key!r} was used for another transfer: send a new key.",
     )
-    shard.entries.write(booked, changes)
-    return booked
-
-
-def _shard_of(account: Account) -> Shard:
-    return Shard(str(account._state.db))

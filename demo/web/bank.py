@@ -45,8 +45,8 @@ class LogInView(LoginView):
 def bank(request: HttpRequest) -> HttpResponse:
     """Show a customer their money, staff every shard, and others why there is nothing.
 
-    A customer: five queries, all on their own shard. Staff: eight queries a shard, nine with a
-    search. A transfer adds those of `transfer`, and one for the payee, or one a shard.
+    A customer: five queries, all on their own shard. Staff: fifteen queries a shard, one more
+    with a search. A transfer adds those of `transfer`, and one for the payee, or one a shard.
     """
     user = request.user
     assert isinstance(user, User), "login_required"

@@ -2,7 +2,6 @@
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required, permission_required
-from django.db import transaction
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -10,6 +9,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
 
 from dbpatterns.optimistic import StaleObjectError
+from dbpatterns.repositories.unit_of_work import UnitOfWork
 from dbpatterns.services import resolve
 from demo.blog.forms import PostForm
 from demo.blog.models import Post
@@ -33,7 +33,7 @@ def post_edit(request: HttpRequest, slug: str) -> HttpResponse:
     form = PostForm(request.POST or None, instance=post, label_suffix="")
     if form.is_valid():
         try:
-            with transaction.atomic():
+            with UnitOfWork():
                 form.save()
         except StaleObjectError:  # faster than our own look at the version
             form = PostForm(request.POST, instance=_find(slug), label_suffix="")

@@ -9,6 +9,7 @@ from typing import Any
 from django.db import connections, transaction
 
 from dbpatterns.sharding.router import shards
+from dbpatterns.testing.ledger import empty_ledger
 from demo.banking.berka import BankData
 from demo.banking.importing import BankImport, opening_balance
 from demo.banking.models import Account, StandingOrder, StandingOrderExecution
@@ -45,9 +46,21 @@ def actual_books() -> dict[str, tuple[int, list[str]]]:
         executions = StandingOrderExecution.objects.using(alias).select_related("order")
         for each in executions.order_by("order__order_number"):
             outcomes.setdefault(each.order.account_id, []).append(each.status)
-        for account in Account.objects.using(alias).filter(kind=Account.Kind.CUSTOMER):
+        accounts = Account.objects.using(alias).select_related("ledger")
+        for account in accounts.filter(kind=Account.Kind.CUSTOMER):
             books[account.number] = (account.balance, outcomes.get(account.pk, []))
     return books
+
+
+def empty_bank() -> None:
+    """Delete every row of the bank and of the ledgers, whose guards refuse it on SQLite."""
+    for alias in shards():
+        with transaction.atomic(using=alias), connections[alias].cursor() as cursor:
+            for table in ("standingorderexecution", "standingorder", "transfer", "account"):
+                cursor.execute(f"DELETE FROM banking_{table}")
+            cursor.execute("DELETE FROM banking_customer")
+            cursor.execute("DELETE FROM dbpatterns_idempotency_key")
+            empty_ledger(alias)
 
 
 class Crash(BaseException):

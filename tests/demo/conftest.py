@@ -19,8 +19,25 @@ def guarded() -> Iterator[None]:
     from django.test import override_settings
 
     strict = {"MODE": "raise", "WRITES": "raise"}  # and nothing allowed
-    with override_settings(DBPATTERNS={**settings.DBPATTERNS, "QUERIES": strict}):
+    with override_settings(
+        DBPATTERNS={**settings.DBPATTERNS, "QUERIES": strict},
+        DATABASE_ROUTERS=settings.DATABASE_ROUTERS[1:],  # the demo's own, see tests/settings.py
+    ):
         yield
+
+
+@pytest.fixture(autouse=True)
+def _empty_ledgers(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Leave empty ledgers: on SQLite their guards refuse Django's flush."""
+    mark = request.node.get_closest_marker("django_db")
+    if mark is None or not mark.kwargs.get("transaction"):
+        yield
+        return
+    request.getfixturevalue("transactional_db")  # torn down after this one
+    yield
+    from tests.demo.bank_support import empty_bank
+
+    empty_bank()
 
 
 @pytest.fixture

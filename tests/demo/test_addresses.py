@@ -21,11 +21,17 @@ from django.test import Client
 from django.urls import URLResolver, get_resolver, path, resolve, reverse
 from rest_framework.authtoken.models import Token, TokenProxy
 
+from dbpatterns.idempotency.models import IdempotencyKey
+from dbpatterns.ledger.models import Account as LedgerAccount
+from dbpatterns.ledger.models import Entry as LedgerEntry
+from dbpatterns.ledger.models import Transfer as LedgerTransfer
 from dbpatterns.queries import NPlusOneError
 from dbpatterns.queries.capture import current_scope
 from dbpatterns.sharding.router import shards
 from demo.banking import standing_orders
 from demo.banking.models import Account, StandingOrder, Transfer
+from demo.banking.transfers import find_account
+from demo.banking.transfers import transfer as pay
 from demo.blog.models import Author, Category, Comment, Post, Tag
 from demo.blog.sample import load_sample_blog
 from demo.settings import INSTALLED_APPS
@@ -41,6 +47,9 @@ pytestmark = [
 ROWS = 3
 """Fewest rows of each table: an N+1 over one row shows nothing."""
 IN_ADMIN: Sequence[type[Model]] = (Group, TokenProxy, User, Author, Category, Tag, Post, Comment)
+
+TO_LOOK_AT: Sequence[type[Model]] = (LedgerAccount, LedgerTransfer, LedgerEntry, IdempotencyKey)
+"""On the shards, and nobody's to change there."""
 
 
 def harm(request: HttpRequest) -> HttpResponse:
@@ -139,6 +148,21 @@ ADMIN = [
         )
         for address in [address.replace("{key}", f"{{{model._meta.label_lower}}}")]
     ),
+    *(
+        Visit(f"/admin/{model._meta.app_label}/{model._meta.model_name}/{address}", status=status)
+        for model in TO_LOOK_AT
+        for address, status in (
+            *(("", 200), ("?database={away}", 200), ("?q=1&database={home}", 200)),
+            *(("{key}/", 302), ("{key}/change/{from}", 200), ("{key}/history/{from}", 200)),
+            *(("add/", 403), ("{key}/delete/{from}", 403)),
+        )
+        for address in [
+            address.replace("{key}", f"{{{model._meta.label_lower}}}").replace(
+                "{from}", "?_changelist_filters=database%3D{home}"
+            )
+        ]
+    ),
+    *(Visit(f"/admin/{label}/") for label in ("dbpatterns_ledger", "dbpatterns_idempotency")),
     Visit("/admin/logout/", "staff", {}),
 ]
 
@@ -188,6 +212,9 @@ class Site:
                 amount=1_000,
             )
         Account.objects.using(home).filter(pk=account.pk).update(balance=100_000)
+        payer, payee = (find_account(f"more-{number}") for number in range(2))
+        for number in range(ROWS):
+            pay(payer, payee, amount=1, idempotency_key=f"made {number}")
         self.users = {
             "staff": User.objects.create_superuser("staff", password=PASSWORD),
             "customer": User.objects.create_user(
@@ -210,6 +237,10 @@ class Site:
             "login": post.author.login,
             "comment": comment.pk,
         }
+        self.keys |= {"home": home, "away": shards()[-1]}
+        for model in TO_LOOK_AT:
+            row = model._default_manager.using(home).order_by("pk")[1]
+            self.keys[model._meta.label_lower] = row.pk
         for model in IN_ADMIN:
             row = model._default_manager.order_by("pk")[1]
             self.keys[model._meta.label_lower] = row.pk

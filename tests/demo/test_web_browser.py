@@ -4,6 +4,7 @@ No ORM here: Playwright keeps an event loop running, in which Django refuses to 
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -78,8 +79,11 @@ def chromium() -> Iterator[Browser]:
     root = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=found, args=["--disable-dev-shm-usage", *root]
+            executable_path=found,
+            args=["--disable-dev-shm-usage", *root],
+            timeout=DEADLINE_SECONDS * 1000,
         )
+        expect.set_options(timeout=DEADLINE_SECONDS * 1000)  # 5 seconds may be too few for a page
         yield browser
         browser.close()
 
@@ -157,7 +161,7 @@ def open_page(chromium: Browser, site: str) -> Iterator[Open]:
             page.get_by_label("Username").fill(as_)
             page.get_by_label("Password").fill(PASSWORD)
             page.get_by_role("main").get_by_role("button", name="Log in").click()
-            page.wait_for_url(f"**{path}")
+            page.wait_for_url(f"{site}{path}")  # the whole: /login/ names the path as the next
         else:
             page.goto(path)
         return page
@@ -248,7 +252,7 @@ def test_a_customer_sends_money_and_sees_the_new_balance(open_page: Open) -> Non
     assert page.locator(".ledger .what").first.inner_text() == "To near-1"
     assert balance(page) == "987.50 CZK"
     page.get_by_role("button", name="Log out").click()
-    page.wait_for_url("**/")
+    page.wait_for_url(re.compile(r"//[^/]+/$"))
     page.goto("/bank/")
     assert "/login/" in page.url
 

@@ -11,7 +11,7 @@ import pytest
 from django.contrib.admin import site
 from django.core.management import CommandError, call_command
 from django.db import connection
-from django.test import RequestFactory
+from django.test import RequestFactory, override_settings
 
 from dbpatterns.commands import Exit
 from dbpatterns.idempotency.keys import run_once
@@ -44,6 +44,19 @@ def test_purging_goes_in_batches_to_the_end(expired: None) -> None:
     assert purge("--batch-size", "2") == {"expired": 5, "deleted": 5}
     assert IdempotencyKey.objects.get().key == "alive"
     assert purge() == {"expired": 0, "deleted": 0}
+
+
+@pytest.mark.django_db(databases="__all__")
+def test_purging_goes_to_every_database_that_holds_keys() -> None:
+    late = timedelta(seconds=-1)
+    with override_settings(DATABASE_ROUTERS=["dbpatterns.sharding.router.ShardRouter"]):
+        shard = {"SHARDS": ["shard_0", "shard_1"], "APPS": ["dbpatterns_idempotency"]}
+        with override_settings(DBPATTERNS={"SHARDING": shard}):
+            for alias in shard["SHARDS"]:
+                run_once("s", "k", 1, lambda: 1, expires_in=late, using=alias)
+            assert purge("--dry-run") == {"expired": 2, "deleted": 0}
+            assert purge("--database", "shard_1") == {"expired": 1, "deleted": 1}
+            assert purge() == {"expired": 1, "deleted": 1}
 
 
 def test_purging_stopped_early_says_so_and_goes_on_later(

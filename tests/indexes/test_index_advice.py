@@ -129,7 +129,14 @@ def test_an_index_that_no_plan_would_use_is_not_proposed(tickets: None) -> None:
         assert advice_on(Ticket.objects.filter(priority__lte=3)).proposals == ()
         sorted_all = Ticket.objects.select_related("tenant").order_by("title")
         assert advice_on(sorted_all).proposals == ()
+    else:  # all of it in another order, and sorted all the same
+        joined = Ticket.objects.select_related("tenant").filter(status="done")
+        assert advice_on(joined.order_by("created_at")).proposals == ()
     assert advice_on(Ticket.objects.all()).proposals == ()
+
+
+def test_an_index_no_better_than_the_key_is_not_proposed(tickets: None) -> None:
+    assert advice_on(Ticket.objects.filter(pk=5, tenant=3)).proposals == ()
 
 
 def test_unproved_advice_has_low_confidence(tickets: None) -> None:

@@ -5,6 +5,13 @@ from collections.abc import Iterator
 import pytest
 
 from dbpatterns.testing.ledger import empty_ledger
+from tests.testapp.placement import on_default_only
+
+
+@pytest.fixture(autouse=True)
+def _ledger_on_default() -> Iterator[None]:
+    with on_default_only():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -278,6 +278,22 @@ def signal_of_each_row_read() -> None:
         post_init.disconnect(on_init, sender=Ship)
 
 
+def on_init_of_another(novels: list[Novel]) -> None:
+    def follow(**_: object) -> None:
+        _ = novels.pop().novelist  # N+1
+
+    post_init.connect(follow, sender=Genre)
+    try:
+        list(Genre.objects.all()[: len(novels)])
+    finally:
+        post_init.disconnect(follow, sender=Genre)
+
+
+@shape(*NOVELIST, line=marked(on_init_of_another))
+def signal_that_follows_another_row() -> None:
+    on_init_of_another(list(Novel.objects.all()))
+
+
 def on_pre_save(instance: Critique, **_: object) -> None:
     Critique.objects.filter(pk=instance.pk).values("stars").first()  # N+1
 

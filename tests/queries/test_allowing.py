@@ -81,9 +81,12 @@ def test_an_expired_entry_lets_nothing_pass_and_is_told(novels: list[Novel]) -> 
 
 
 def test_an_entry_allows_on_its_last_day(novels: list[Novel]) -> None:
-    today = datetime.date.today().isoformat()
-    with guard("raise", allow=[allow("testapp.Novel.novelist", reason="few", until=today)]):
+    last = datetime.date.today() + datetime.timedelta(days=1)  # midnight may pass meanwhile
+    entry = allow("testapp.Novel.novelist", reason="few", until=last.isoformat())
+    with guard("raise", allow=[entry]):
         loop()
+    assert not entry.is_expired(last)
+    assert entry.is_expired(last + datetime.timedelta(days=1))
 
 
 def test_a_stale_entry_is_told_by_the_guard_it_was_given_to(

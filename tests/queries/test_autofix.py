@@ -14,6 +14,7 @@ from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import ObjectDoesNotExist
 from django.db import OperationalError, connection, connections
 from django.db.models import Model, Prefetch, QuerySet
+from django.db.models.signals import post_init
 from django.template import Context, Template
 from django.test.utils import CaptureQueriesContext, override_settings
 
@@ -533,6 +534,31 @@ def test_peers_of_a_long_iterator_are_pruned() -> None:
     for _ in range(50_000):
         stamp(Gadget(), peers)
     assert len(peers) <= 1_024
+
+
+def test_a_column_of_a_model_without_sets_is_batched(shop: None) -> None:
+    assert not Manual._meta.related_objects
+    with autofixing(), queries(exactly=2):
+        assert all(each.title for each in Manual.objects.defer("title"))
+    peers, rows = Peers(100), list(Manual.objects.defer("title"))
+    for row in rows:
+        stamp(row, peers)
+    with queries(exactly=1):
+        assert all(each.title for each in rows)
+
+
+def test_what_a_signal_gives_a_row_stays(shop: None) -> None:
+    maker = Maker(name="given")
+
+    def give(instance: Gadget, **_: object) -> None:
+        instance.maker = maker
+
+    post_init.connect(give, sender=Gadget)
+    try:
+        with autofixing(), queries(exactly=1):
+            assert all(each.maker is maker for each in Gadget.objects.all())
+    finally:
+        post_init.disconnect(give, sender=Gadget)
 
 
 def test_more_parents_than_a_statement_may_name(db: None) -> None:

@@ -4,9 +4,12 @@ import asyncio
 import sys
 import threading
 from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import pytest
-from asgiref.sync import async_to_sync
+from asgiref.sync import async_to_sync, sync_to_async
+from django.db import connection, connections
 
 from dbpatterns.queries import Report, awaiting, guard
 from tests.processes import until
@@ -60,6 +63,50 @@ def test_a_task_that_is_at_work_is_waited_for() -> None:
     with guard("log") as report:
         async_to_sync(main)()
     assert [finding.place.line for finding in report.findings] == [marked(main)[1]]
+
+
+def test_a_task_that_waits_for_another_of_its_tasks_is_found() -> None:
+    async def main() -> None:
+        pks = [novel.pk async for novel in Novel.objects.all()[:4]]
+        tasks = [asyncio.create_task(Novel.objects.aget(pk=pk)) for pk in pks]
+        await tasks[-1]  # N+1
+        assert all(task.done() for task in tasks)
+
+    with guard("log") as report:
+        async_to_sync(main)()
+    assert [finding.place.line for finding in report.findings] == [marked(main)[1]]
+
+
+class Eager(ThreadPoolExecutor):
+    """Ends a job before its caller, who holds the loop, can wait for it."""
+
+    def submit(self, *job: Any, **options: Any) -> "Future[Any]":
+        future = super().submit(*job, **options)
+        until(future.done)
+        return future
+
+
+def ask(number: int) -> None:
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1 WHERE 1 = %s", [number])
+    finally:
+        connections.close_all()
+
+
+def test_a_task_that_has_called_a_thread_and_does_not_wait_yet_is_found() -> None:
+    async def main(pool: Eager) -> None:
+        for number in (1, 2, 3):
+            await sync_to_async(caller, thread_sensitive=False, executor=pool)(number)  # N+1
+
+    def caller(number: int) -> None:
+        ask(number)
+
+    with Eager(1) as pool, guard("log") as report:
+        async_to_sync(main)(pool)
+    assert report.queries == 3
+    [finding] = report.findings
+    assert marked(main)[1] in [place.line for place in (finding.place, *finding.callers)]
 
 
 def test_a_loop_that_stays_at_work_is_not_waited_for_longer_than_half_a_second(

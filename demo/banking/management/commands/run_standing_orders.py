@@ -18,7 +18,7 @@ class Command(OperationalCommand):
     """Execute what is due once per order and date; killed half-way, a second run goes on."""
 
     help = "Execute the active standing orders for a date, list the refused ones, prove the books."
-    common_options = ("--dry-run", "--max-seconds")
+    common_options = ("--dry-run", "--batch-size", "--max-seconds")
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Take the date."""
@@ -31,8 +31,10 @@ class Command(OperationalCommand):
             help="The due date; today if not given.",
         )
 
-    def operate(self, *, date: datetime.date | None, dry_run: bool, **_: Any) -> Report:
-        """Pay or refuse each order in its own transaction; exit 1 only if the books are wrong."""
+    def operate(
+        self, *, date: datetime.date | None, dry_run: bool, batch_size: int, **_: Any
+    ) -> Report:
+        """Pay or refuse batch by batch, a transaction each; exit 1 only if the books are wrong."""
         due_on = date or timezone.localdate()
         total = count_due(due_on)
         if dry_run:
@@ -40,15 +42,16 @@ class Command(OperationalCommand):
         outcomes: Counter[str] = Counter()
         paid, refused = 0, []
         with self.progress(total, "Executing standing orders") as progress:
-            for done in execute_due(due_on):
-                progress.advance()
-                if done is None:
-                    outcomes["elsewhere"] += 1
-                elif done.reason:
-                    refused.append(f"order {done.order}: {done.reason}")
-                else:
-                    outcomes["paid"] += 1
-                    paid += done.amount
+            for batch in execute_due(due_on, batch=batch_size):
+                progress.advance(len(batch))
+                for done in batch:
+                    if done is None:
+                        outcomes["elsewhere"] += 1
+                    elif done.reason:
+                        refused.append(f"order {done.order}: {done.reason}")
+                    else:
+                        outcomes["paid"] += 1
+                        paid += done.amount
                 if self.must_stop():
                     break
         stopped = outcomes.total() + len(refused) < total and self.must_stop()
