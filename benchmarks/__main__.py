@@ -28,6 +28,7 @@ SUBJECTS = {
     "transactions": "tests.settings",
     "events": "tests.settings",
     "ledger": "tests.settings",
+    "optimistic": "tests.settings",
 }
 """Each with the settings it runs under."""
 RESULTS = Path(__file__).parent / "results"

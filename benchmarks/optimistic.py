@@ -1,81 +1,129 @@
-"""CPU of one save: a plain model, ours, and the packages with a version field if installed.
+"""Writes of one row with a version: ours, Django's without, and the packages with a version field.
 
-    python -m benchmarks.optimistic
-
-One row on SQLite in memory, so that the client is what is measured.
+One client, whose CPU is what is judged. SQLite is in memory; on PostgreSQL each write is a commit.
+All tables have the same eight columns, and those with a version one more.
 """
 
-import time
-from statistics import median
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
-__all__ = ["main"]
+from django.db import connection, models, transaction
 
-ROUNDS = 15
-SAVES = 300
+from benchmarks.measuring import Bar, Work, row, take_turns
+from dbpatterns.optimistic import VersionedModel
+
+DATABASE = f"{connection.display_name} {'.'.join(map(str, connection.get_database_version()))}"
+ROUNDS = int(os.environ.get("BENCH_OPTIMISTIC_ROUNDS", "25"))
+CALLS = 200 if connection.vendor == "sqlite" else 25
+BULK = 100
+BAR = Bar(1.2, "x CPU")
 
 
-def main() -> None:
-    """Print each one's CPU per save, and its ratio to the plain save's, interleaved."""
-    import django
-    from django.conf import settings
+def rows() -> list[dict[str, object]]:
+    """Return a row for each way to write."""
+    connection.close()
+    if connection.vendor == "sqlite":
+        connection.settings_dict["NAME"] = ":memory:"
+    stored = {name: _stored(name, *made) for name, made in _models().items()}
+    only = {name: stored[name] for name in ("Django", "ours")}
+    return [
+        _row("save()", stored, _save, bar=BAR),
+        _row("save(update_fields=…)", stored, _save_some, bar=BAR),
+        _row("save() in a transaction", stored, _save_in_transaction, bar=BAR),
+        _row(f"bulk_update() of {BULK}", only, _bulk_update, calls=2),
+    ]
 
-    settings.configure(
-        DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
-        INSTALLED_APPS=[],
-        USE_TZ=True,
-    )
-    django.setup()
-    from django.db import connection, models
-    from django.test.utils import CaptureQueriesContext
 
-    from dbpatterns.optimistic import VersionedModel
-
-    bases: dict[str, tuple[type[Any], dict[str, Any]]] = {
-        "plain": (models.Model, {}),
+def _models() -> dict[str, tuple[type[Any], dict[str, Any]]]:
+    found: dict[str, tuple[type[Any], dict[str, Any]]] = {
+        "Django": (models.Model, {}),
         "ours": (VersionedModel, {}),
     }
-    try:
-        from concurrency.fields import IntegerVersionField  # type: ignore[import-not-found]
-
-        bases["django-concurrency"] = (models.Model, {"version": IntegerVersionField()})
-    except ImportError:
-        print("django-concurrency is not installed")
-    try:
-        from ool import VersionedMixin, VersionField  # type: ignore[import-not-found]
-
-        class Ool(VersionedMixin, models.Model):  # type: ignore[misc]
-            class Meta:
-                abstract = True
-                app_label = "bench"
-
-        bases["django-optimistic-lock"] = (Ool, {"version": VersionField()})
-    except ImportError:
-        print("django-optimistic-lock is not installed")
-    rows: dict[str, Any] = {}
-    for number, (name, (base, extra)) in enumerate(bases.items()):
-        fields: dict[str, Any] = {
-            f"c{column}": models.CharField(max_length=50, default="x") for column in range(8)
-        }
-        meta = type("Meta", (), {"app_label": "bench"})
-        attributes = {"__module__": __name__, "Meta": meta, **fields, **extra}
-        model: Any = type(f"Row{number}", (base,), attributes)
-        with connection.schema_editor() as editor:
-            editor.create_model(model)
-        rows[name] = model.objects.create()
-    taken: dict[str, list[float]] = {name: [] for name in rows}
-    for _ in range(ROUNDS):
-        for name, row in rows.items():
-            begun = time.process_time()
-            for _ in range(SAVES):
-                row.save()
-            taken[name].append((time.process_time() - begun) / SAVES * 1e6)
-    for name, row in rows.items():
-        with CaptureQueriesContext(connection) as queries:
-            row.save()
-        ratio = median(a / b for a, b in zip(taken[name], taken["plain"], strict=True))
-        print(f"{name:24} {median(taken[name]):6.0f} µs  {ratio:.2f} x  {len(queries)} statements")
+    with suppress(ImportError):
+        concurrency = import_module("concurrency.fields")
+        found["concurrency"] = (models.Model, {"version": concurrency.IntegerVersionField()})
+    with suppress(ImportError):
+        ool = import_module("ool")
+        if not hasattr(models.QuerySet, "fetch_mode"):  # Django 6.1 breaks it
+            bases = (ool.VersionedMixin, models.Model)
+            meta = type("Meta", (), {"abstract": True, "app_label": "bench"})
+            base = type("Ool", bases, {"__module__": __name__, "Meta": meta})
+            found["optimistic_lock"] = (base, {"version": ool.VersionField()})
+    return found
 
 
-if __name__ == "__main__":
-    main()
+def _stored(name: str, base: type[Any], more: dict[str, Any]) -> list[Any]:
+    columns = {f"c{n}": models.CharField(max_length=50, default="x") for n in range(8)}
+    meta = type("Meta", (), {"app_label": "bench", "db_table": f"bench_{name.lower()}"})
+    attributes = {"__module__": __name__, "Meta": meta, **columns, **more}
+    model: Any = type(f"{name.title()}Row", (base,), attributes)
+    with connection.schema_editor() as editor:
+        editor.create_model(model)
+    return [model._base_manager.create() for _ in range(BULK)]
+
+
+def _save(stored: list[Any]) -> None:
+    stored[0].save()
+
+
+def _save_some(stored: list[Any]) -> None:
+    stored[0].save(update_fields=["c1"])
+
+
+def _save_in_transaction(stored: list[Any]) -> None:
+    with transaction.atomic():
+        stored[0].save()
+
+
+def _bulk_update(stored: list[Any]) -> None:
+    type(stored[0])._default_manager.bulk_update(stored, ["c1"])
+
+
+def _row(
+    measured: str,
+    stored: dict[str, list[Any]],
+    write: Callable[[list[Any]], None],
+    *,
+    calls: int = CALLS,
+    bar: Bar | None = None,
+) -> dict[str, object]:
+    works: dict[str, Work] = {name: _work(write, each) for name, each in stored.items()}
+    statements = "/".join(str(_statements(work)) for work in works.values())
+    timings = take_turns(works, rounds=ROUNDS, calls=calls)
+    cpu = timings.cpu_ratio("ours", "Django")
+    peers = ("Django", "ours", "concurrency", "optimistic_lock")
+    return row(
+        DATABASE,
+        measured,
+        unit="µs CPU",
+        figures={
+            name: timings.cpu_seconds(name) * 1e6 if name in works else None for name in peers
+        },
+        spread=timings.spread("ours"),
+        ratio=timings.ratio("ours", "Django"),
+        cpu_ratio=cpu,
+        bar=bar,
+        judged=cpu,
+        queries=statements,
+        detail=timings.as_json(),
+    )
+
+
+def _work(write: Callable[[list[Any]], None], stored: list[Any]) -> Work:
+    return lambda: write(stored)
+
+
+def _statements(work: Work) -> int:
+    sent = 0
+
+    def count(execute: Callable[..., Any], *arguments: Any) -> Any:
+        nonlocal sent
+        sent += 1
+        return execute(*arguments)
+
+    with connection.execute_wrapper(count):
+        work()
+    return sent

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, TypeVar, cast
 from weakref import ref
 
 from asgiref.sync import sync_to_async
-from django.db import connections, models, router, transaction
+from django.db import DEFAULT_DB_ALIAS, connections, models, router, transaction
 from django.db.models import Case, F, QuerySet, Value, When
 from django.db.models.functions import Cast
 
@@ -194,22 +194,22 @@ class VersionedModel(GuardedSaves):
     def _guarded_update(
         self, base_qs: Any, values: Any, update_fields: Any, forced_update: Any, send: Any
     ) -> Any:
-        owner, table = owner_of_version(type(self)), base_qs.model
+        field, table = self._meta.get_field("version"), base_qs.model
         is_new = self._state.adding and not forced_update
         if is_new and table is self._meta.concrete_model:
             return []  # nobody has read the row it might be, so it is not overwritten: INSERT
         exempt = self.version_exempt_fields
         if exempt and not update_fields:
             values = [v for v in values if v[0].name not in exempt or _is_computed(v[0])]
-        if table is not owner or (update_fields and set(update_fields) <= set(exempt)):
+        if table is not field.model or (update_fields and set(update_fields) <= set(exempt)):
             results = send(values)
             if not results and not is_new:
                 raise _stale_row(self, base_qs.db, expected_version(self))  # it would be inserted
             return results
         expected = expected_version(self)
-        values = [v for v in values if v[0].name != "version"]
-        values.append((owner._meta.get_field("version"), None, expected + 1))
-        results = send(values, version=expected)
+        if update_fields:
+            values = [v for v in values if v[0] is not field] + [(field, None, expected + 1)]
+        results = send(values, field, expected)
         if results:
             set_version(self, expected + 1, base_qs.db)
         elif not is_new:
@@ -272,7 +272,8 @@ def expected_version(row: VersionedModel) -> int:
 
 def set_version(row: VersionedModel, version: int, alias: str | None) -> None:
     """Give an object its new version, and the old one again if that is rolled back."""
-    after_rollback(partial(_restore, ref(row), version=row.version), using=alias)
+    if connections[alias or DEFAULT_DB_ALIAS].in_atomic_block:
+        after_rollback(partial(_restore, ref(row), version=row.version), using=alias)
     row.version = version
 
 
