@@ -1,7 +1,7 @@
 """Many writers on one row, by every path: what they were told is written is what is there."""
 
+import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -10,13 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from django.db import OperationalError, connection, connections
-from django.db.models import F
+from django.db import connection, connections
 
 from dbpatterns.optimistic import StaleObjectError
+from tests.optimistic.oracle import PATHS, ROWS, Commit, faults, write
 from tests.testapp.models import Page, PlainPage
 
 pytestmark = pytest.mark.django_db(transaction=True)
+WRITERS, TRIES = 4, 150
 
 
 def save(row: Any) -> None:
@@ -29,24 +30,9 @@ def save_some(row: Any) -> None:
     row.save(update_fields=["amount"])
 
 
-def save_expression(row: Any) -> None:
-    row.amount = F("amount") + 1
-    row.save(update_fields=["amount"])
-
-
 def bulk_update(row: Any) -> None:
     row.amount += 1
     type(row).objects.bulk_update([row], ["amount"])
-
-
-def update(row: Any) -> None:
-    if not type(row).objects.filter(pk=row.pk).update(amount=F("amount") + 1):
-        raise StaleObjectError(
-            "gone", model="Page", pks=[row.pk], expected_version=0, stored_version=None
-        )
-
-
-PATHS = [save, save_some, save_expression, bulk_update, update]
 
 
 def in_threads(work: Any, count: int) -> list[Any]:
@@ -88,27 +74,71 @@ def test_two_that_read_the_same_row_are_both_told_only_by_a_version(model: Any, 
         assert (told, stored) == ([True, True], 1)  # two were told, one is there: a lost update
 
 
-def test_the_row_is_the_sum_of_what_the_writers_were_told() -> None:
-    pk = Page.objects.create(title="row").pk
+def assert_all_ways_are_there(ledger: list[Commit]) -> None:
+    assert {each.path for each in ledger} == set(PATHS)
+    assert faults(ledger) == []
 
-    def work(number: int) -> int:
-        chance, written = random.Random(number), 0
-        for _ in range(25):
-            row = Page.objects.get(pk=pk)
-            try:
-                chance.choice(PATHS)(row)
-            except StaleObjectError:
-                continue
-            except OperationalError as error:
-                if connection.vendor != "sqlite" or "locked" not in str(error):
-                    raise
-                continue
-            written += 1
-        return written
 
-    written = sum(in_threads(work, 4))
-    assert written
-    assert Page.objects.values_list("amount", "version").get() == (written, written + 1)
+def test_rows_are_what_threads_were_told_they_had_committed() -> None:
+    Page.objects.bulk_create([Page(title="new") for _ in range(ROWS)])
+    all_are_there = threading.Barrier(WRITERS, timeout=30)
+    ledgers = in_threads(lambda number: write(f"t{number}", TRIES, all_are_there.wait), WRITERS)
+    assert_all_ways_are_there([each for ledger in ledgers for each in ledger])
+
+
+def test_rows_are_what_processes_were_told_they_had_committed() -> None:
+    Page.objects.bulk_create([Page(title="new") for _ in range(ROWS)])
+    name = str(connection.settings_dict["NAME"])
+    command = [sys.executable, "-m", "tests.optimistic.oracle", name]
+    writers = [
+        subprocess.Popen(
+            [*command, f"p{number}", str(TRIES)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(WRITERS)
+    ]
+    try:
+        for writer in writers:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == "ready\n"
+        for writer in writers:
+            assert writer.stdin is not None
+            writer.stdin.write("go\n")
+            writer.stdin.flush()
+        told = [writer.communicate(timeout=120)[0] for writer in writers]
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.wait()
+    assert_all_ways_are_there([Commit(*each) for ledger in told for each in json.loads(ledger)])
+
+
+def test_the_oracle_finds_what_is_lost() -> None:
+    Page.objects.bulk_create([Page(title="new") for _ in range(ROWS)])
+    ledger = write("alone", TRIES)
+    assert_all_ways_are_there(ledger)
+    pk = Page.objects.order_by("pk")[0].pk
+    plain = Page._base_manager.filter(pk=pk)  # goes round the versions
+    version, amount = plain.values_list("version", "amount").get()
+    plain.update(amount=amount - 1)
+    assert faults(ledger) == [f"{pk}: {amount - 1} after {amount}"]
+    plain.update(amount=amount)
+    stored = Page.objects.get(pk=pk).title
+    assert faults([*ledger, Commit(pk, "save", version + 1, 0, "lost")]) == [
+        f"{pk}: at version {version} after {version} writes",
+        f"{pk}: {stored} and not lost",
+    ]
+    twice = next(each for each in ledger if each.pk == pk and each.version)
+    assert f"{pk}: two writes were told the same version" in faults([*ledger, twice])
+    assert faults([*ledger, Commit(pk, "delete", version, -amount)]) == [
+        f"{pk}: 1 deletes, and it is not gone"
+    ]
+    plain.delete()
+    assert f"{pk}: 0 deletes, and it is gone" in faults(ledger)
+    wrong = Commit(pk, "delete", version, 1 - amount)
+    assert faults([*ledger, wrong]) == [f"{pk}: {amount - 1} after {amount}"]
 
 
 WRITER = """
