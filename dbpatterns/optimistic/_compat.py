@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["GuardedSaves", "model_admins", "write_alias"]
 
 
+_PLAIN_LOOKUPS = ("django.db.models.lookups", "django.db.models.fields.related_lookups")
+
+
 class _AtVersion(Exact):
     """`pk = %s AND version = %s` of a query's own table, ready made.
 
@@ -78,10 +81,10 @@ class GuardedSaves(models.Model):
                 return plain(
                     base_qs, using, pk_val, values, update_fields, forced_update, *returning
                 )
-            key = field.model._meta.pk
-            if key.concrete and not hasattr(key, "get_placeholder"):
+            compare = field.model._meta.pk.get_lookup("exact")
+            if compare.__module__ in _PLAIN_LOOKUPS:
                 guarded = base_qs.filter(_AtVersion(pk_val, field, version))
-            else:  # of several columns, or written in a way of its own
+            else:  # a key of several columns, or one that is compared in a way of its own
                 guarded = base_qs.filter(pk=pk_val, version=version)
             return guarded._update(values, *returning)  # type: ignore[attr-defined]
 

@@ -13,7 +13,14 @@ from django.test.utils import CaptureQueriesContext
 
 from dbpatterns.errors import UsageError
 from dbpatterns.optimistic import StaleObjectError, UnknownVersion
-from tests.testapp.models import Page, PageProxy, PlainPage, SpecialPage, VersionedChild
+from tests.testapp.models import (
+    NumberedPage,
+    Page,
+    PageProxy,
+    PlainPage,
+    SpecialPage,
+    VersionedChild,
+)
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -349,3 +356,20 @@ def test_the_async_twins_of_our_own() -> None:
 def test_deleting_what_was_never_saved_is_django_s_error() -> None:
     with pytest.raises(ValueError, match=r"primary key|set to None"):
         Page(title="x").delete()
+
+
+def test_a_key_of_two_columns_is_guarded_too() -> None:
+    mine, *_ = [NumberedPage.objects.create(chapter=1, number=n, title="old") for n in (1, 2, 3)]
+    twin = NumberedPage.objects.get(pk=mine.pk)
+    write_title(twin)
+    for write in (write_title, write_some, delete_mine, force_increment):
+        with pytest.raises(StaleObjectError):
+            write(mine)
+    write_title(twin)
+    assert sorted(NumberedPage.objects.values_list("number", "title", "version")) == [
+        (1, "mine", 3),
+        (2, "old", 1),
+        (3, "old", 1),
+    ]
+    twin.delete()
+    assert NumberedPage.objects.count() == 2

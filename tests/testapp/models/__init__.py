@@ -21,6 +21,7 @@ from tests.testapp.models.loading import (
     Toy,
 )
 from tests.testapp.models.optimistic import (
+    NumberedPage,
     Page,
     PageNote,
     PageProxy,
@@ -111,6 +112,7 @@ __all__ = [
     "Note",
     "Novel",
     "Novelist",
+    "NumberedPage",
     "Page",
     "PageNote",
     "PageProxy",

@@ -47,6 +47,21 @@ class PageNote(VersionedModel):
         return self.text
 
 
+class NumberedPage(VersionedModel):
+    """Has a key of two columns."""
+
+    pk = models.CompositePrimaryKey("chapter", "number")
+    chapter = models.IntegerField()
+    number = models.IntegerField()
+    title = models.CharField(max_length=50)
+
+    class Meta:
+        app_label = "testapp"
+
+    def __str__(self) -> str:
+        return self.title
+
+
 class PageProxy(Page):
     """The same rows."""
 
