@@ -55,7 +55,7 @@ class VersionedAdmin(_ModelAdmin):
     VersionedModelForm, an inline of a VersionedModel VersionedInlineMixin.
     """
 
-    form = VersionedModelForm
+    form: "type[forms.ModelForm[Any]]" = VersionedModelForm
     conflict_template = "admin/dbpatterns/conflict.html"
     delete_selected_confirmation_template = "admin/dbpatterns/delete_selected.html"
 
@@ -187,7 +187,7 @@ class VersionedInlineFormSet(_InlineFormSet):
 class VersionedInlineMixin(_Inline):
     """Before TabularInline or StackedInline: rows that were changed meanwhile are a conflict."""
 
-    form = VersionedModelForm
+    form: "type[forms.ModelForm[Any]]" = VersionedModelForm
     formset = VersionedInlineFormSet
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:

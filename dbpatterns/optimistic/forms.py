@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from django import forms
 from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
@@ -19,10 +19,18 @@ from dbpatterns.optimistic.models import VersionedModel, expected_version, store
 __all__ = ["STALE", "Difference", "VersionedModelForm", "differences", "read_version"]
 __all__ += ["sign_version"]
 
+M = TypeVar("M", bound=VersionedModel)
+
 if TYPE_CHECKING:
-    _ModelForm = forms.ModelForm[VersionedModel]
-else:  # Django's own takes no parameter
     _ModelForm = forms.ModelForm
+else:
+
+    class _ModelForm(forms.ModelForm):
+        """Django's, which takes no parameter."""
+
+        def __class_getitem__(cls, model: object) -> type:
+            return cls
+
 
 STALE = "stale"
 """The code of the error of a form whose row was changed in the meantime."""
@@ -40,12 +48,13 @@ class Difference:
     """Whether they are two values; a time with other digits of the same moment is the same."""
 
 
-class VersionedModelForm(_ModelForm):
+class VersionedModelForm(_ModelForm[M]):
     """A ModelForm that is invalid if its row has changed since the page was made.
 
     The version travels in a hidden field, signed and bound to the row. No query of its own: the
     object read for the form is compared. `save()` raises StaleObjectError if another is faster
-    after that. Works for a new object too, which has no version to compare.
+    after that. Works for a new object too, which has no version to compare. For a type checker
+    it takes its model, `VersionedModelForm[Page]`, as ModelForm does in the stubs.
     """
 
     signed_version = forms.CharField(required=False, widget=forms.HiddenInput)

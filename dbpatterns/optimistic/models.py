@@ -13,7 +13,7 @@ No lock is held between reading and writing, so it fits what a person edits for 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from operator import attrgetter
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, Self, TypeVar, cast
 from weakref import ref
 
 from asgiref.sync import sync_to_async
@@ -134,7 +134,7 @@ class VersionedModel(GuardedSaves):
     what they were when the row was read. So no form may edit them: dbpatterns.E040.
     """
 
-    objects: ClassVar["VersionedManager[Any]"] = VersionedManager()
+    objects: ClassVar["VersionedManager[Self]"] = VersionedManager()
 
     class Meta:
         abstract = True

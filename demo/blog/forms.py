@@ -11,7 +11,7 @@ from demo.blog.models import Post
 __all__ = ["PostForm"]
 
 
-class PostForm(VersionedModelForm):
+class PostForm(VersionedModelForm[Post]):
     """Asks for what stands in a post; the address and the author stay."""
 
     class Meta:

@@ -23,7 +23,7 @@ from tests.testapp.models import Page
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-class PageForm(VersionedModelForm):
+class PageForm(VersionedModelForm[Page]):
     class Meta:
         model = Page
         fields = ("title", "amount")

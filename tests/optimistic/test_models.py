@@ -329,6 +329,9 @@ def test_a_fixture_overwrites() -> None:
     write_title(Page.objects.get())
     mine.save_base(raw=True)
     assert Page.objects.values_list("title", "version").get() == ("old", 1)
+    update(mine)
+    with pytest.raises(StaleObjectError):  # no fixture by now
+        mine.save()
 
 
 def test_a_child_is_made_of_a_parent_s_row() -> None:
