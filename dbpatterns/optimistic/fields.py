@@ -19,11 +19,3 @@ class VersionField(_Integer):
         kwargs.setdefault("default", 1)
         kwargs.setdefault("editable", False)
         super().__init__(*args, **kwargs)
-
-    def pre_save(self, model_instance: models.Model, add: bool) -> Any:
-        """Return the version to write: the object's of a new row, else the next.
-
-        None if it was deferred, or is no number: it is never read again here, and then refused.
-        """
-        version = model_instance.__dict__.get(self.attname)
-        return version if add or type(version) is not int else version + 1

@@ -139,6 +139,32 @@ class VersionedModel(GuardedSaves):
     class Meta:
         abstract = True
 
+    def save(
+        self,
+        *args: Any,
+        force_insert: Any = False,
+        force_update: bool = False,
+        using: str | None = None,
+        update_fields: Iterable[str] | None = None,
+    ) -> None:
+        """Write the row at the version it was read at; one UPDATE, or an INSERT if it is new.
+
+        Raises: StaleObjectError: it was changed, or deleted. UnknownVersion: without a query.
+        """
+        if update_fields is not None:
+            update_fields = frozenset(update_fields)
+        if update_fields is None or "version" in update_fields:
+            expected_version(self)  # or Django would read one that was deferred
+        super().save(
+            *args,
+            force_insert=force_insert,
+            force_update=force_update,
+            using=using,
+            update_fields=update_fields,
+        )
+
+    save.alters_data = True  # type: ignore[attr-defined]
+
     def delete(self, using: str | None = None, keep_parents: bool = False) -> Any:
         """Delete the row if it is as it was read; one statement more than Django's, which locks it.
 
@@ -207,8 +233,8 @@ class VersionedModel(GuardedSaves):
                 raise _stale_row(self, base_qs.db, expected_version(self))  # it would be inserted
             return results
         expected = expected_version(self)
-        if update_fields:
-            values = [v for v in values if v[0] is not field] + [(field, None, expected + 1)]
+        values = [v for v in values if v[0] is not field]
+        values.append((field, None, expected + 1))
         results = send(values, field, expected)
         if results:
             set_version(self, expected + 1, base_qs.db)

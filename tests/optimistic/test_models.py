@@ -13,6 +13,7 @@ from django.test.utils import CaptureQueriesContext
 
 from dbpatterns.errors import UsageError
 from dbpatterns.optimistic import StaleObjectError, UnknownVersion
+from dbpatterns.sharding.router import shards
 from tests.testapp.models import (
     NumberedPage,
     Page,
@@ -183,6 +184,22 @@ def test_a_deferred_version_is_an_error_and_no_query(write: Callable[[Any], None
     mine.version = None  # type: ignore[assignment]
     with pytest.raises(UnknownVersion, match="is None"):
         write(mine)
+
+
+@pytest.mark.django_db(transaction=True, databases="__all__")
+def test_a_deferred_version_is_not_read_to_write_another_database() -> None:
+    Page.objects.create(title="old")
+    mine = Page.objects.defer("version").get()
+    with CaptureQueriesContext(connection) as queries, pytest.raises(UnknownVersion):
+        mine.save(using=shards()[0])
+    assert not queries.captured_queries
+
+
+def test_update_fields_may_be_read_only_once() -> None:
+    mine = Page.objects.create(title="old")
+    mine.title = "mine"
+    mine.save(update_fields=iter(["title", "version"]))
+    assert Page.objects.values_list("title", "version").get() == ("mine", 2)
 
 
 def test_a_deferred_column_is_left_alone() -> None:
