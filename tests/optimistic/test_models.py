@@ -262,6 +262,13 @@ def test_exempt_fields_alone_leave_the_version_and_a_save_leaves_them() -> None:
     assert Page.objects.values_list("title", "views", "version").get() == ("mine", 2, 2)
 
 
+def test_a_whole_save_writes_the_date_of_an_exempt_auto_now() -> None:
+    mine = Page.objects.create(title="old")
+    before = mine.seen_at
+    write_title(mine)
+    assert Page.objects.get().seen_at == mine.seen_at > before
+
+
 def test_bulk_update_names_the_stale_ones_and_writes_none() -> None:
     rows = [Page.objects.create(title="old", amount=n) for n in range(5)]
     update(rows[1])
