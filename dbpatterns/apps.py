@@ -49,7 +49,7 @@ class DBPatternsConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the checks of the settings, the services and the libraries."""
-        from dbpatterns.optimistic.checks import check_versioned_models
+        from dbpatterns.optimistic.checks import check_versioned_admin, check_versioned_models
         from dbpatterns.repositories.checks import check_fat_repositories, check_soft_delete
         from dbpatterns.transactions.checks import check_sqlite
 
@@ -59,3 +59,4 @@ class DBPatternsConfig(AppConfig):
         checks.register(check_soft_delete)
         checks.register(check_sqlite)
         checks.register(check_versioned_models)
+        checks.register(check_versioned_admin)

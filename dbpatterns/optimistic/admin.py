@@ -1,45 +1,70 @@
 """An admin that shows a conflict instead of overwriting it.
 
-`VersionedAdmin` needs `"dbpatterns"` in INSTALLED_APPS for its template.
+`VersionedAdmin` needs `"dbpatterns"` in INSTALLED_APPS for its templates.
 """
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from django.contrib import admin
-from django.http import HttpRequest, HttpResponse
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
+from django.core import signing
+from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
+from django.db import router, transaction
+from django.db.models import QuerySet
+from django.forms.formsets import DELETION_FIELD_NAME
+from django.http import Http404, HttpRequest, HttpResponse, QueryDict
+from django.shortcuts import redirect
 from django.template.response import TemplateResponse
+from django.utils.safestring import mark_safe
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
 
 from dbpatterns.optimistic.errors import StaleObjectError
-from dbpatterns.optimistic.forms import VersionedModelForm
-from dbpatterns.optimistic.models import VersionedModel
+from dbpatterns.optimistic.forms import (
+    Difference,
+    VersionedModelForm,
+    differences,
+    read_version,
+    sign_version,
+)
+from dbpatterns.optimistic.models import VersionedModel, delete_as_read
 
-__all__ = ["VersionedAdmin"]
+__all__ = ["VersionedAdmin", "VersionedInlineFormSet", "VersionedInlineMixin"]
 
 if TYPE_CHECKING:
     _ModelAdmin = admin.ModelAdmin[VersionedModel]
-else:  # Django's own takes no parameter
-    _ModelAdmin = admin.ModelAdmin
+    _Inline = admin.TabularInline[VersionedModel, Any]
+    _FormSet = forms.BaseModelFormSet[VersionedModel, Any]
+    _InlineFormSet = forms.BaseInlineFormSet[VersionedModel, Any, Any]
+else:  # Django's own take no parameter
+    _ModelAdmin, _Inline = admin.ModelAdmin, object
+    _FormSet, _InlineFormSet = forms.BaseModelFormSet, forms.BaseInlineFormSet
+
+_FASTER = _("Someone else was faster, and nothing was done: look at what is stored now.")
+_SALT = "dbpatterns.optimistic.delete_selected"
 
 
 class VersionedAdmin(_ModelAdmin):
     """A ModelAdmin whose change page ends in a page of both values when someone was faster.
 
     There the reader keeps their own, which is a save on top of what is stored now, or takes the
-    other's. A form of your own inherits VersionedModelForm.
+    other's. `list_editable` refuses the list, and "delete", of one or many, leaves all, if a row
+    is not as the page showed it. An action that loses a race says so. A form of your own inherits
+    VersionedModelForm, an inline of a VersionedModel VersionedInlineMixin.
     """
 
     form = VersionedModelForm
     conflict_template = "admin/dbpatterns/conflict.html"
+    delete_selected_confirmation_template = "admin/dbpatterns/delete_selected.html"
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         """Add the hidden version to the first fieldset, if the fieldsets do not name it."""
         fieldsets = super().get_fieldsets(request, obj)
-        names = [name for _, options in fieldsets for name in options["fields"]]
-        if obj is None or "signed_version" in names or not fieldsets:
+        if obj is None or not self.has_change_permission(request, obj):
             return fieldsets
-        (title, options), *others = fieldsets
-        fields = (*options["fields"], "signed_version")
-        return [(title, {**options, "fields": fields}), *others]
+        return _with_version(fieldsets)
 
     def get_form(
         self, request: HttpRequest, obj: Any = None, change: Any = False, **kw: Any
@@ -61,20 +86,158 @@ class VersionedAdmin(_ModelAdmin):
     def render_change_form(
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
     ) -> HttpResponse:
-        """Render the conflict page for a form that is stale, else Django's."""
+        """Render the conflict page if the form or an inline's is stale, else Django's."""
         form = context["adminform"].form
-        if not (form.is_bound and getattr(form, "is_stale", False)):
+        formsets = [each.formset for each in context["inline_admin_formsets"]]
+        inline_forms = [each for formset in formsets for each in formset.initial_forms]
+        if not form.is_bound or not any(
+            getattr(each, "is_stale", False) for each in (form, *inline_forms)
+        ):
             return super().render_change_form(request, context, *args, **kwargs)
-        rows = form.rebase()
+        try:
+            rows = form.rebase()
+        except self.model.DoesNotExist as error:
+            raise Http404("It has been deleted.") from error
+        sent = form.data.copy()
+        for formset in formsets:
+            rows += _inline_differences(formset, sent)
         context |= {
             "opts": self.opts,
-            "title": "",
-            "rows": rows,
+            "title": _("Someone else has changed this since you opened it"),
+            "rows": [row for row in rows if row.is_changed],
             "sent": [
                 (name, value)
-                for name, values in form.data.lists()
+                for name, values in sent.lists()
                 if name != "csrfmiddlewaretoken"
                 for value in values
             ],
         }
         return TemplateResponse(request, self.conflict_template, context, status=409)
+
+    def get_changelist_form(self, request: HttpRequest, **kwargs: Any) -> Any:
+        """Return the form of a row of the list, with its version."""
+        return super().get_changelist_form(request, **{"form": VersionedModelForm, **kwargs})
+
+    def get_changelist_formset(self, request: HttpRequest, **kwargs: Any) -> Any:
+        """Return the forms of the list; each row's version stands beside its key."""
+        return super().get_changelist_formset(request, **{"formset": _ListFormSet, **kwargs})
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> Any:
+        """Say so if an action, or a save of the list, finds that another was faster."""
+        try:
+            return super().changelist_view(request, extra_context)
+        except (StaleObjectError, signing.BadSignature):
+            return self._told(request, request.get_full_path())
+
+    def response_action(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the action in one transaction, so that one that loses a race has done nothing.
+
+        A page that asks before it deletes gets the versions of the rows it shows.
+        """
+        with transaction.atomic(using=router.db_for_write(self.model)):
+            response = super().response_action(*args, **kwargs)
+        context = getattr(response, "context_data", None) or {}
+        if "deletable_objects" in context:
+            shown = [(str(row.pk), row.version) for row in context["queryset"]]
+            context["signed_versions"] = signing.dumps(shown, salt=_SALT)
+        return response
+
+    def delete_queryset(self, request: HttpRequest, queryset: "QuerySet[Any]") -> None:
+        """Delete the rows if all are as the page showed them."""
+        shown = dict(signing.loads(request.POST.get("signed_versions", ""), salt=_SALT))
+        pks = queryset.values_list("pk", flat=True)
+        versions = {pk: shown.get(str(pk), 0) for pk in pks}  # no row is at version 0
+        delete_as_read(queryset, versions)
+
+    def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> Any:
+        """Ask, and delete if the row is as it was then; the version stands in the address."""
+        if request.method == "GET" and "signed_version" not in request.GET:
+            row = self.get_object(request, unquote(object_id))
+            if row is not None and self.has_delete_permission(request, row):
+                query = request.GET.copy()
+                query["signed_version"] = sign_version(row)
+                return redirect(f"{request.path}?{query.urlencode()}")
+        try:
+            return super().delete_view(request, object_id, extra_context)
+        except (StaleObjectError, signing.BadSignature):
+            return self._told(request, request.path)
+
+    def delete_model(self, request: HttpRequest, obj: VersionedModel) -> None:
+        """Delete the row at the version that the page showed."""
+        obj.version = read_version(obj, request.GET.get("signed_version", ""))
+        super().delete_model(request, obj)
+
+    def _told(self, request: HttpRequest, url: str) -> HttpResponse:
+        self.message_user(request, _FASTER, messages.ERROR)
+        return redirect(url)
+
+
+class VersionedInlineFormSet(_InlineFormSet):
+    """Refuses to delete a row that is not as it was shown; Django does not validate those."""
+
+    def clean(self) -> None:
+        """Look at the rows that are to be deleted."""
+        super().clean()
+        for form in self.initial_forms:
+            is_refused = form.has_error(NON_FIELD_ERRORS)
+            if form.cleaned_data.get(DELETION_FIELD_NAME) and is_refused:
+                raise ValidationError(form.non_field_errors())
+
+
+class VersionedInlineMixin(_Inline):
+    """Before TabularInline or StackedInline: rows that were changed meanwhile are a conflict."""
+
+    form = VersionedModelForm
+    formset = VersionedInlineFormSet
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Add the hidden version, if the fieldsets do not name it."""
+        fieldsets = super().get_fieldsets(request, obj)
+        return _with_version(fieldsets) if self.has_change_permission(request, obj) else fieldsets
+
+
+class _KeyAndVersion(forms.HiddenInput):
+    """The list's template shows of hidden fields only the key."""
+
+    def __init__(self, form: Any) -> None:
+        super().__init__()
+        self._form = form
+
+    def render(self, *args: Any, **kwargs: Any) -> Any:
+        key = super().render(*args, **kwargs)
+        return mark_safe(f"{key}{self._form['signed_version']}")
+
+
+class _ListFormSet(_FormSet):
+    model: type[VersionedModel]
+
+    def add_fields(self, form: Any, index: Any) -> None:
+        super().add_fields(form, index)
+        form.fields[self.model._meta.pk.name].widget = _KeyAndVersion(form)
+
+
+def _with_version(fieldsets: Any) -> Any:
+    names = [name for _, options in fieldsets for name in options["fields"]]
+    if "signed_version" in names or not fieldsets:
+        return fieldsets
+    (title, options), *others = fieldsets
+    return [(title, {**options, "fields": (*options["fields"], "signed_version")}), *others]
+
+
+def _inline_differences(formset: Any, sent: QueryDict) -> Iterator[Difference]:
+    """Yield what an inline's rows are to be and are, and put the versions shown among the sent."""
+    changed = {form.instance.pk: form for form in formset.initial_forms if form.has_changed()}
+    stored: dict[Any, Any] = QuerySet(formset.model, using=formset.queryset.db).in_bulk(
+        list(changed)
+    )
+    for pk, row in stored.items():
+        form = changed[pk]
+        now = type(form)(instance=row, prefix=form.prefix)
+        if isinstance(now, VersionedModelForm):
+            sent[form.add_prefix("signed_version")] = now.sign()
+        if form.cleaned_data.get(DELETION_FIELD_NAME):
+            yield Difference("", str(row), gettext("Deleted"), str(row), is_changed=True)
+            continue
+        for each in differences(form, now):
+            label = f"{row}: {each.label}"
+            yield Difference(each.name, label, each.mine, each.theirs, each.is_changed)

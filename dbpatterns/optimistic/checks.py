@@ -7,9 +7,10 @@ from django.apps import AppConfig, apps
 from django.core import checks
 from django.core.exceptions import FieldDoesNotExist
 
+from dbpatterns.optimistic._compat import model_admins
 from dbpatterns.optimistic.models import VersionedModel, VersionedQuerySet
 
-__all__ = ["check_versioned_models"]
+__all__ = ["check_versioned_admin", "check_versioned_models"]
 
 
 def check_versioned_models(
@@ -55,4 +56,62 @@ def _plain_managers(model: type[VersionedModel]) -> Iterator[checks.CheckMessage
                 hint="Make the manager from VersionedQuerySet.",
                 obj=model,
                 id="dbpatterns.W041",
+            )
+
+
+def check_versioned_admin(
+    app_configs: Sequence[AppConfig] | None, **_: Any
+) -> list[checks.CheckMessage]:
+    """Report admins (W042) and inlines (W043) that save versioned rows and forget what was shown.
+
+    Django asks the row that it reads for the POST, so its own forms, lists and deletes overwrite
+    what was written since the page was made. Touches no database.
+    """
+    return [
+        message
+        for model_admin in model_admins()
+        if app_configs is None or model_admin.opts.app_config in app_configs
+        for message in (*_plain_admins(model_admin), *_plain_inlines(model_admin))
+    ]
+
+
+def _plain_admins(model_admin: Any) -> Iterator[checks.CheckMessage]:
+    from dbpatterns.optimistic.admin import VersionedAdmin
+    from dbpatterns.optimistic.forms import VersionedModelForm
+
+    if not issubclass(model_admin.model, VersionedModel):
+        return
+    name = type(model_admin).__name__
+    if not isinstance(model_admin, VersionedAdmin):
+        yield checks.Warning(
+            f"{name} overwrites what was written to {model_admin.opts.label} since its page was "
+            "made.",
+            hint="Inherit dbpatterns.optimistic.admin.VersionedAdmin.",
+            obj=type(model_admin),
+            id="dbpatterns.W042",
+        )
+    elif not issubclass(model_admin.form, VersionedModelForm):
+        yield checks.Warning(
+            f"The form of {name}, {model_admin.form.__name__}, forgets the version that was shown.",
+            hint="Inherit dbpatterns.optimistic.forms.VersionedModelForm.",
+            obj=type(model_admin),
+            id="dbpatterns.W042",
+        )
+
+
+def _plain_inlines(model_admin: Any) -> Iterator[checks.CheckMessage]:
+    from dbpatterns.optimistic.admin import VersionedInlineFormSet
+    from dbpatterns.optimistic.forms import VersionedModelForm
+
+    for inline in model_admin.inlines:
+        is_whole = issubclass(inline.form, VersionedModelForm) and issubclass(
+            inline.formset, VersionedInlineFormSet
+        )
+        if issubclass(inline.model, VersionedModel) and not is_whole:
+            yield checks.Warning(
+                f"{inline.__name__} of {type(model_admin).__name__} overwrites what was written to "
+                f"{inline.model._meta.label} since its page was made.",
+                hint="Put dbpatterns.optimistic.admin.VersionedInlineMixin before its base.",
+                obj=inline,
+                id="dbpatterns.W043",
             )

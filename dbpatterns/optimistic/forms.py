@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from django import forms
 from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.core.signing import BadSignature, Signer
-from django.db.models import Manager
+from django.db.models import Manager, Model
 from django.utils.formats import localize
 from django.utils.timezone import is_aware, localtime
 from django.utils.translation import gettext
@@ -16,7 +16,8 @@ from django.utils.translation import gettext_lazy as _
 
 from dbpatterns.optimistic.models import VersionedModel, expected_version, stored_row
 
-__all__ = ["STALE", "Difference", "VersionedModelForm"]
+__all__ = ["STALE", "Difference", "VersionedModelForm", "differences", "read_version"]
+__all__ += ["sign_version"]
 
 if TYPE_CHECKING:
     _ModelForm = forms.ModelForm[VersionedModel]
@@ -56,7 +57,7 @@ class VersionedModelForm(_ModelForm):
 
     def sign(self) -> str:
         """Return the hidden field's value for the version that the object has now."""
-        return self._signer().sign(str(expected_version(self.instance)))
+        return sign_version(self.instance)
 
     def clean(self) -> dict[str, Any] | None:
         """Refuse a version that is missing, forged or not the row's."""
@@ -64,7 +65,7 @@ class VersionedModelForm(_ModelForm):
         if self.instance._state.adding:
             return cleaned
         try:
-            seen = int(self._signer().unsign(self.cleaned_data.get("signed_version") or ""))
+            seen = read_version(self.instance, self.cleaned_data.get("signed_version") or "")
         except BadSignature as error:
             raise ValidationError(
                 _("This form does not say which version it was made from. Load the page again."),
@@ -95,27 +96,43 @@ class VersionedModelForm(_ModelForm):
         data: Any = self.data.copy()  # type: ignore[attr-defined]  # a request's cannot be written
         data[self.add_prefix("signed_version")] = now.sign()
         self.data = data
-        return [self._difference(name, now) for name in self.fields if name != "signed_version"]
-
-    def _difference(self, name: str, now: "VersionedModelForm") -> Difference:
-        field = self.fields[name]
-        theirs = getattr(now.instance, name, now[name].initial)
-        return Difference(
-            name=name,
-            label=str(self[name].label),
-            mine=_as_text(self.instance, name, self.cleaned_data[name])
-            if name in self.cleaned_data
-            else str(self[name].data or ""),  # it is no value
-            theirs=_as_text(now.instance, name, theirs),
-            is_changed=field.has_changed(now[name].initial, self[name].data),
-        )
-
-    def _signer(self) -> Signer:
-        meta = self.instance._meta
-        return Signer(salt=f"dbpatterns.optimistic:{meta.label_lower}:{self.instance.pk}")
+        return differences(self, now)
 
 
-def _as_text(row: VersionedModel, name: str, value: Any) -> str:
+def sign_version(row: VersionedModel) -> str:
+    """Return the version that an object has, signed and bound to its row."""
+    return _signer(row).sign(str(expected_version(row)))
+
+
+def read_version(row: VersionedModel, signed: str) -> int:
+    """Return the version that was signed. Raises: BadSignature: not for this row, or not by us."""
+    return int(_signer(row).unsign(signed))
+
+
+def _signer(row: VersionedModel) -> Signer:
+    return Signer(salt=f"dbpatterns.optimistic:{row._meta.label_lower}:{row.pk}")
+
+
+def differences(sent: "forms.ModelForm[Any]", now: "forms.ModelForm[Any]") -> list[Difference]:
+    """Compare a form that was sent with one of the row as it is stored, field by field."""
+    return [_difference(name, sent, now) for name in now.fields if name != "signed_version"]
+
+
+def _difference(name: str, sent: "forms.ModelForm[Any]", now: "forms.ModelForm[Any]") -> Difference:
+    if name in sent.cleaned_data:
+        mine = _as_text(sent.instance, name, sent.cleaned_data[name])
+    else:
+        mine = str(sent[name].data or "")  # it is no value
+    return Difference(
+        name=name,
+        label=str(sent[name].label),
+        mine=mine,
+        theirs=_as_text(now.instance, name, getattr(now.instance, name, now[name].initial)),
+        is_changed=sent.fields[name].has_changed(now[name].initial, sent[name].data),
+    )
+
+
+def _as_text(row: Model, name: str, value: Any) -> str:
     """Write a value as its reader knows it: the word of a choice, the names of related rows."""
     if (word := getattr(row, f"get_{name}_display", None)) is not None:
         return str(word())

@@ -226,6 +226,27 @@ def owner_of_version(model: type[VersionedModel]) -> type[VersionedModel]:
     return cast("type[VersionedModel]", owner)
 
 
+def delete_as_read(queryset: "QuerySet[Any]", versions: dict[Any, int]) -> Any:
+    """Delete these rows if all are at these versions, in one transaction; one UPDATE a batch more.
+
+    Raises: StaleObjectError: `pks` lists those that were changed or deleted; all are as they were.
+    """
+    model, alias = queryset.model, write_alias(queryset)
+    owner, field, pks = owner_of_version(model), VersionField(), list(versions)
+    size = connections[alias].ops.bulk_batch_size(["pk"] * 3, pks)
+    with transaction.atomic(using=alias):
+        held = 0
+        for start in range(0, len(pks), size):
+            batch = pks[start : start + size]
+            shown = Case(*(When(pk=pk, then=Value(versions[pk], field)) for pk in batch))
+            rows = _rows(owner, alias).filter(pk__in=batch, version=shown)
+            held += rows.update(version=F("version") + 1)
+        if held == len(pks):
+            return queryset.delete()
+        transaction.set_rollback(True, using=alias)
+    raise _stale_rows(model, alias, versions)
+
+
 def stored_row(row: M) -> M:
     """Read a row anew, as it is stored where the object came from; one query.
 

@@ -112,7 +112,9 @@ def test_the_admin_s_form_has_the_version_and_saves() -> None:
 
 
 def ask_request() -> Any:
-    return RequestFactory().get("/")
+    request = RequestFactory().get("/")
+    request.user = get_user_model()(is_superuser=True, is_active=True)
+    return request
 
 
 def test_the_admin_shows_both_values_and_keeps_mine() -> None:

@@ -22,6 +22,7 @@ from tests.testapp.models.loading import (
 )
 from tests.testapp.models.optimistic import (
     Page,
+    PageNote,
     PageProxy,
     PlainPage,
     SpecialPage,
@@ -111,6 +112,7 @@ __all__ = [
     "Novel",
     "Novelist",
     "Page",
+    "PageNote",
     "PageProxy",
     "Part",
     "Parted",

@@ -34,6 +34,19 @@ class Page(VersionedModel):
         return self.title
 
 
+class PageNote(VersionedModel):
+    """Belongs to a page, and has a version of its own."""
+
+    page = models.ForeignKey(Page, models.CASCADE, related_name="notes")
+    text = models.CharField(max_length=50)
+
+    class Meta:
+        app_label = "testapp"
+
+    def __str__(self) -> str:
+        return self.text
+
+
 class PageProxy(Page):
     """The same rows."""
 
