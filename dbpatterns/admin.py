@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from django.contrib import admin
+from django.core.exceptions import PermissionDenied
 from django.db import connections, router
 from django.db.models import Model, QuerySet
-from django.http import HttpRequest, QueryDict
+from django.http import HttpRequest, HttpResponse, QueryDict
 from django.utils.translation import gettext_lazy
 
 __all__ = ["DatabaseFilter", "ReadOnlyAdmin"]
@@ -80,6 +81,16 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in t
         """Put the database before the other filters."""
         return [DatabaseFilter, *super().get_list_filter(request)]
 
+    def changeform_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
+        """Show a row; refuse a change before a transaction is opened for it, on no database."""
+        _refuse_writing(request)
+        return super().changeform_view(request, *args, **options)
+
+    def delete_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
+        """Refuse, in the same way."""
+        _refuse_writing(request)
+        return super().delete_view(request, *args, **options)
+
     def has_add_permission(self, request: HttpRequest, *_: Any) -> bool:
         """Nobody may."""
         return False
@@ -91,3 +102,8 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in t
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Nobody may."""
         return False
+
+
+def _refuse_writing(request: HttpRequest) -> None:
+    if request.method not in ("GET", "HEAD", "OPTIONS", "TRACE"):
+        raise PermissionDenied
