@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import pytest
 from django.contrib.postgres.indexes import GinIndex
 from django.db import connection
+from django.db.migrations.loader import MigrationLoader
 from django.db.models import Index
 
 from dbpatterns.indexes.candidates import candidates, is_served, redundant
@@ -326,7 +327,8 @@ def test_a_migration_follows_the_apps_last_one() -> None:
     from demo.blog.models import Post
 
     text = migration([Candidate(Post, (Key("id"),))], vendor="postgresql")["blog"]
-    assert "('blog', '0001_initial')" in text
+    last = MigrationLoader(None).graph.leaf_nodes("blog")
+    assert str(last[0]) in text
     assert migration([], vendor="postgresql") == {}
 
 
