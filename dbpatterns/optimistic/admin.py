@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.admin.options import TO_FIELD_VAR
 from django.contrib.admin.utils import unquote
 from django.core import signing
 from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
@@ -152,7 +153,9 @@ class VersionedAdmin(_ModelAdmin):
     def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> Any:
         """Ask, and delete if the row is as it was then; the version stands in the address."""
         if request.method == "GET" and "signed_version" not in request.GET:
-            row = self.get_object(request, unquote(object_id))
+            field = request.GET.get(TO_FIELD_VAR, "")  # of a popup: the address holds no key
+            is_allowed = field and self.to_field_allowed(request, field)
+            row = self.get_object(request, unquote(object_id), field if is_allowed else None)
             if row is not None and self.has_delete_permission(request, row):
                 query = request.GET.copy()
                 query["signed_version"] = sign_version(row)
@@ -160,7 +163,9 @@ class VersionedAdmin(_ModelAdmin):
         try:
             return super().delete_view(request, object_id, extra_context)
         except (StaleObjectError, signing.BadSignature):
-            return self._told(request, request.path)
+            query = request.GET.copy()
+            query.pop("signed_version", None)
+            return self._told(request, f"{request.path}?{query.urlencode()}".rstrip("?"))
 
     def delete_model(self, request: HttpRequest, obj: VersionedModel) -> None:
         """Delete the row at the version that the page showed."""

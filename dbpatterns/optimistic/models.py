@@ -179,9 +179,7 @@ class VersionedModel(GuardedSaves):
             if not held.update(version=F("version") + 1):
                 raise _stale_row(self, alias, expected)
             after_rollback(partial(_restore, ref(self), pk=pk), using=alias)
-            deleted = super().delete(using=alias, keep_parents=keep_parents)
-        after_rollback(partial(_restore, ref(self), pk=pk), using=alias)
-        return deleted
+            return super().delete(using=alias, keep_parents=keep_parents)
 
     delete.alters_data = True  # type: ignore[attr-defined]
 

@@ -226,6 +226,17 @@ def test_a_delete_that_names_no_version_asks_first(admin_client: Client, query: 
     assert admin_client.get(url(Page, "99/delete/")).status_code == 302
 
 
+def test_a_delete_in_a_popup_stays_one(admin_client: Client) -> None:
+    row = Page.objects.create(title="old")
+    address = url(Page, f"{row.pk}/delete/?_popup=1&_to_field=id")
+    asked: Any = admin_client.get(address)
+    assert asked.url.startswith(f"{address}&signed_version=")
+    other(row, title="theirs")
+    answer: Any = admin_client.post(asked.url, {"post": "yes", "_popup": "1"})
+    assert answer.url == address
+    assert Page.objects.exists()
+
+
 def selected(model: Any, action: str, **more: str) -> dict[str, Any]:
     pks = list(model.objects.order_by("pk").values_list("pk", flat=True))
     return {"action": action, "_selected_action": pks, **more}

@@ -1,14 +1,18 @@
 """Forms, admin, API and checks: a stale page is told so, and shown both values."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from django import forms
 from django.contrib.admin.sites import AdminSite
 from django.contrib.auth import get_user_model
 from django.contrib.messages.storage.cookie import CookieStorage
+from django.core.signing import BadSignature
 from django.db import models
 from django.test import RequestFactory
 from django.test.utils import isolate_apps
+from django.utils import timezone
 from rest_framework.serializers import ModelSerializer
 from rest_framework.test import APIRequestFactory
 from rest_framework.viewsets import ModelViewSet
@@ -17,8 +21,8 @@ from dbpatterns.contrib.drf_versions import VersionedViewMixin
 from dbpatterns.optimistic import StaleObjectError, VersionedModel
 from dbpatterns.optimistic.admin import VersionedAdmin
 from dbpatterns.optimistic.checks import check_versioned_models
-from dbpatterns.optimistic.forms import VersionedModelForm
-from tests.testapp.models import Page
+from dbpatterns.optimistic.forms import VersionedModelForm, read_version, sign_version
+from tests.testapp.models import Page, PageNote
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -76,6 +80,37 @@ def test_a_form_that_loses_the_race_raises() -> None:
     Page.objects.update(title="theirs")
     with pytest.raises(StaleObjectError):
         form.save()
+
+
+def test_a_version_of_another_model_is_refused() -> None:
+    page = Page.objects.create(pk=7, title="old")
+    note = PageNote.objects.create(pk=7, page=page, text="old")
+    assert read_version(page, sign_version(page)) == 1
+    with pytest.raises(BadSignature):
+        read_version(note, sign_version(page))
+
+
+class LongForm(PageForm):
+    agreed = forms.BooleanField(required=False, initial=False)
+    at = forms.DateTimeField(initial=datetime(2026, 3, 1, 12, tzinfo=UTC))
+    count = forms.IntegerField(required=False)
+
+
+def test_both_values_are_written_as_people_read_them() -> None:
+    page = Page.objects.create(title="old")
+    data = sent(page, agreed="on", at="2026-03-01 13:00", amount="many")
+    Page.objects.update(amount=5)
+    with timezone.override("Europe/Prague"):
+        form = LongForm(data, instance=Page.objects.get())
+        assert not form.is_valid()
+        shown = {each.name: (each.mine, each.theirs, each.is_changed) for each in form.rebase()}
+    assert shown == {
+        "title": ("mine", "old", True),
+        "amount": ("many", "5", True),
+        "agreed": ("Yes", "No", True),
+        "at": ("March 1, 2026, 1 p.m.", "March 1, 2026, 1 p.m.", False),
+        "count": ("", "", False),
+    }
 
 
 def ask(method: str, page: Page, data: Any = None, model_admin: Any = None) -> Any:
