@@ -9,10 +9,11 @@ from typing import Any
 
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
-from django.db import connections, router
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse, QueryDict
 from django.utils.translation import gettext_lazy
+
+from dbpatterns.placement import databases_of
 
 __all__ = ["DatabaseFilter", "ReadOnlyAdmin"]
 
@@ -28,7 +29,7 @@ class DatabaseFilter(admin.SimpleListFilter):
     def lookups(self, request: HttpRequest, model_admin: Any) -> Sequence[tuple[str, str]]:
         """Return the databases."""
         self._shown = model_admin.database(request)
-        return [(alias, alias) for alias in model_admin.databases()]
+        return [(alias, alias) for alias in databases_of(model_admin.model)]
 
     def has_output(self) -> bool:
         """Tell whether there is a choice."""
@@ -53,13 +54,9 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in t
 
     show_full_result_count = False
 
-    def databases(self) -> list[str]:
-        """Return the databases that have the table, in the order of the settings; no query."""
-        return [each for each in connections if router.allow_migrate_model(each, self.model)]
-
     def database(self, request: HttpRequest) -> str | None:
         """Return the database that the request asks for, or the first; None if there is one."""
-        known = self.databases()
+        known = databases_of(self.model)
         asked = request.GET.get(PARAMETER)
         if asked is None:  # a row's page is told by the list it was opened from
             asked = QueryDict(request.GET.get("_changelist_filters", "")).get(PARAMETER)
@@ -69,13 +66,9 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in t
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Model]:
         """Return the rows of one database."""
+        rows: QuerySet[Model] = super().get_queryset(request)
         alias = self.database(request)
-        if alias is None:
-            rows: QuerySet[Model] = super().get_queryset(request)
-            return rows
-        rows = self.model._default_manager.using(alias)
-        ordering = self.get_ordering(request)
-        return rows.order_by(*ordering) if ordering else rows
+        return rows if alias is None else rows.using(alias)
 
     def get_list_filter(self, request: HttpRequest) -> Any:
         """Put the database before the other filters."""

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from django.db import connections, router
 from django.utils import timezone
 
 from dbpatterns.commands import Exit, OperationalCommand, Report
 from dbpatterns.idempotency.keys import purge
 from dbpatterns.idempotency.models import IdempotencyKey
+from dbpatterns.placement import databases_of
 
 
 class Command(OperationalCommand):
@@ -18,7 +18,7 @@ class Command(OperationalCommand):
 
     def operate(self, **options: Any) -> Report:
         """Delete batch by batch, database by database, until nothing is left or it must stop."""
-        aliases = [options["database"]] if options["database"] else _holders()
+        aliases = [options["database"]] if options["database"] else databases_of(IdempotencyKey)
         expired = sum(_expired(alias) for alias in aliases)
         if options["dry_run"]:
             return Report({"expired": expired, "deleted": 0})
@@ -34,11 +34,6 @@ class Command(OperationalCommand):
                         return Report(facts, exit=Exit.STOPPED, reason=reason)
                     self.pause()
         return Report({"expired": expired, "deleted": deleted})
-
-
-def _holders() -> list[str]:
-    """Return the databases that the routers let hold keys."""
-    return [each for each in connections if router.allow_migrate_model(each, IdempotencyKey)]
 
 
 def _expired(alias: str) -> int:

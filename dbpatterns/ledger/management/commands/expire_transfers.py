@@ -3,8 +3,9 @@
 from typing import Any
 
 from dbpatterns.commands import Exit, OperationalCommand, Report
-from dbpatterns.ledger.management.commands.verify_ledger import ledgers
+from dbpatterns.ledger.models import Account
 from dbpatterns.ledger.transfers import expire_transfers
+from dbpatterns.placement import databases_of
 
 
 class Command(OperationalCommand):
@@ -16,7 +17,7 @@ class Command(OperationalCommand):
     def operate(self, **options: Any) -> Report:
         """Expire batch by batch until there is nothing left."""
         expired = 0
-        for alias in [options["database"]] if options["database"] else ledgers():
+        for alias in [options["database"]] if options["database"] else databases_of(Account):
             while ended := expire_transfers(using=alias, limit=options["batch_size"]):
                 expired += ended
                 if self.must_stop():

@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from django.db import connections, router
-
 from dbpatterns.commands import Exit, OperationalCommand, Report
-from dbpatterns.ledger.apps import LedgerConfig
+from dbpatterns.ledger.models import Account
 from dbpatterns.ledger.verification import verify_ledger
+from dbpatterns.placement import databases_of
 
 
 class Command(OperationalCommand):
@@ -17,7 +16,7 @@ class Command(OperationalCommand):
 
     def operate(self, **options: Any) -> Report:
         """Verify, database by database."""
-        aliases = [options["database"]] if options["database"] else ledgers()
+        aliases = [options["database"]] if options["database"] else databases_of(Account)
         facts: dict[str, Any] = {"databases": aliases, "accounts": 0, "transfers": 0, "entries": 0}
         found: list[str] = []
         for alias in aliases:
@@ -30,8 +29,3 @@ class Command(OperationalCommand):
         if found:
             return Report(facts, Exit.FINDINGS, f"The books are wrong in {len(found)} places.")
         return Report(facts)
-
-
-def ledgers() -> list[str]:
-    """Return the databases that the routers let hold a ledger."""
-    return [each for each in connections if router.allow_migrate(each, LedgerConfig.label)]
