@@ -82,44 +82,43 @@ def relation_of(descriptor: Any) -> Any:
     return getattr(descriptor, "field", descriptor)  # a generic foreign key is its own (< 6.1)
 
 
-def fetch_column(attname: str, owner: Model, peers: Peers) -> list[Model]:
+def fetch_column(attname: str, owner: Model, peers: Peers) -> None:
     """Load a deferred column for the owner and its peers; one query a chunk of keys."""
     rows = list(
         islice(peers.of(owner, attname, lambda row: attname not in vars(row)), peers.max_rows)
     )
     if len(rows) < 2:
-        return []
+        return
     queryset = type(owner)._base_manager.db_manager(hints={"instance": owner}).order_by()
     for chunk in _chunks(rows, _keys_at_once(queryset.db)):
         found = dict(queryset.filter(pk__in=[row.pk for row in chunk]).values_list("pk", attname))
         for row in chunk:
             if row.pk in found:
                 setattr(row, attname, found[row.pk])
-    return rows
 
 
-def fetch_relation(descriptor: Any, owner: Model, peers: Peers) -> list[Model]:
-    """Load a single related row for the owner and its peers, and return the related rows.
+def fetch_relation(descriptor: Any, owner: Model, peers: Peers) -> None:
+    """Load a single related row for the owner and its peers.
 
     One query a chunk of keys; for a generic foreign key, one a chunk and type.
     """
     relation = relation_of(descriptor)
     name: str = relation.cache_name
     if name in peers.refused:
-        return []
+        return
+    is_forward = type(descriptor) in (ForwardManyToOneDescriptor, ForwardOneToOneDescriptor)
+    if is_forward and relation.remote_field.parent_link:
+        return  # a copy of what the child holds: no query
     try:
-        if type(descriptor) in (ForwardManyToOneDescriptor, ForwardOneToOneDescriptor):
-            if relation.remote_field.parent_link:
-                return []  # a copy of what the child holds: no query
-            if len(relation.related_fields) == 1:
-                return _fetch_forward(descriptor, owner, peers)
-        return _fetch_as_prefetch(descriptor, relation, owner, peers)
+        if is_forward and len(relation.related_fields) == 1:
+            _fetch_forward(descriptor, owner, peers)
+        else:
+            _fetch_as_prefetch(descriptor, relation, owner, peers)
     except _BAD_VALUES:
         peers.refused.add(name)
-        return []
 
 
-def _fetch_forward(descriptor: Any, owner: Model, peers: Peers) -> list[Model]:
+def _fetch_forward(descriptor: Any, owner: Model, peers: Peers) -> None:
     # Not Django's own prefetch: on SQLite that of 5.2 fails above about 1,000 parents.
     field = descriptor.field
     ((local, remote),) = field.related_fields
@@ -133,36 +132,30 @@ def _fetch_forward(descriptor: Any, owner: Model, peers: Peers) -> list[Model]:
             break
         by_key.setdefault(key, []).append(row)
     if len(by_key) < 2 and sum(map(len, by_key.values())) < 2:
-        return []
+        return
     queryset = descriptor.get_queryset(instance=owner).order_by()
-    related: list[Model] = []
     for chunk in _chunks(list(by_key), _keys_at_once(queryset.db)):
         for found in queryset.filter(**{f"{remote.name}__in": chunk}):
-            related.append(found)
             for row in by_key.get(getattr(found, remote.attname), ()):
                 field.set_cached_value(row, found)
                 if not field.remote_field.multiple:
                     field.remote_field.set_cached_value(found, row)
-    return related
 
 
-def _fetch_as_prefetch(descriptor: Any, relation: Any, owner: Model, peers: Peers) -> list[Model]:
+def _fetch_as_prefetch(descriptor: Any, relation: Any, owner: Model, peers: Peers) -> None:
     name: str = relation.cache_name
     missing = peers.of(owner, name, lambda row: name not in row._state.fields_cache)
     rows = list(islice(missing, peers.max_rows))
     if len(rows) < 2:
-        return []
+        return
     is_forward = isinstance(descriptor, ForwardManyToOneDescriptor)
-    related: list[Model] = []
     for chunk in _chunks(rows, _keys_at_once(owner._state.db)):
         found, key_of_found, key_of_row, *_ = descriptor.get_prefetch_querysets(chunk)
         by_key = {key_of_found(each): each for each in found}
-        related += by_key.values()
         for row in chunk:
             value = by_key.get(key_of_row(row))
             if value is not None or not is_forward:  # a dangling key fails when its row is asked
                 relation.set_cached_value(row, value)
-    return related
 
 
 def fetch_sets(
