@@ -13,7 +13,7 @@ from typing import Any
 from django.core.management import call_command
 from django.db import OperationalError, connection
 
-from benchmarks.measuring import Bar, Timings, Work, row, take_turns
+from benchmarks.measuring import Bar, Timings, Work, row, statements_of, take_turns
 from dbpatterns.queries import autofixing, batched
 from tests.testapp.models import Badge, Country, Gadget, Maker, Manual, Part
 
@@ -96,12 +96,12 @@ def _compare(name: str, bare: Callable[[Any], Any], eager: Callable[[Any], Any],
 
     works: dict[str, Work] = {"ours": ours, "Django": django, "one by one": one_by_one}
     try:
-        queries = {each: _queries_of(work) for each, work in works.items()}
+        queries = {each: statements_of(work) for each, work in works.items()}
         also = ""
     except OperationalError as error:  # Django 5.2 on SQLite
         also = f"Django: {error}"
         del works["Django"]
-        queries = {each: _queries_of(work) for each, work in works.items()} | {"Django": 0}
+        queries = {each: statements_of(work) for each, work in works.items()} | {"Django": 0}
     timings = take_turns(works, rounds=7)
     is_compared = "Django" in works
     is_free = name in ("load only", "select_related")
@@ -134,7 +134,7 @@ def _iterators() -> Row:
         f"iterator over {ROWS:,} rows, and half of them",
         timings,
         {"ours": _ms(timings, "ours"), "Django": None, "one by one": None},
-        queries=str(_queries_of(works["ours"])),
+        queries=str(statements_of(works["ours"])),
         ratio=timings.cpu_ratio("ours", "half"),
         bar=Bar(2.2, "of half the rows"),
         also=f"peak {peaks['all'] / 1e6:.1f} MB, half {peaks['half'] / 1e6:.1f} MB",
@@ -149,7 +149,7 @@ def _long(size: int) -> Row:
             return [(each.maker.name, len(each.parts.all())) for each in PLAIN.objects.all()]
 
     timings = take_turns({"ours": ours}, rounds=1, prepare=lambda name: None)
-    queries = _queries_of(ours)
+    queries = statements_of(ours)
     try:
         list(PLAIN.objects.prefetch_related("maker", "parts"))
         also = "Django's prefetch passes"
@@ -202,19 +202,6 @@ def _fill(size: int) -> None:
 def _make(model: Any, objects: Iterator[Any]) -> list[Any]:
     made: list[Any] = model.objects.bulk_create(objects, batch_size=10_000)
     return made
-
-
-def _queries_of(work: Work) -> int:
-    sent = 0
-
-    def count(execute: Callable[..., Any], *arguments: Any) -> Any:
-        nonlocal sent
-        sent += 1
-        return execute(*arguments)
-
-    with connection.execute_wrapper(count):
-        work()
-    return sent
 
 
 def _peak(work: Work) -> int:

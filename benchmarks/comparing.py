@@ -7,7 +7,7 @@ from typing import Any
 from django.db import connection
 
 from benchmarks.alchemy import Alchemy
-from benchmarks.measuring import Bar, Work, row, take_turns
+from benchmarks.measuring import Bar, Work, row, statements_of, take_turns
 from tests.testapp.models import Article
 
 __all__ = ["COLUMNS", "DATABASE", "PEERS", "PLAIN", "Row", "compare", "fetch", "queries_of"]
@@ -82,13 +82,5 @@ def fetch(sql: str, values: Sequence[Any]) -> object:
 
 def queries_of(work: Work, alchemy: Alchemy) -> int:
     """Count the statements that Django and advanced-alchemy send."""
-    sent = -alchemy.statements
-
-    def count(execute: Callable[..., Any], *arguments: Any) -> Any:
-        nonlocal sent
-        sent += 1
-        return execute(*arguments)
-
-    with connection.execute_wrapper(count):
-        work()
-    return sent + alchemy.statements
+    before = alchemy.statements
+    return statements_of(work) + alchemy.statements - before

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from django.db import connection
+
 __all__ = [
     "Bar",
     "Sample",
@@ -18,6 +20,7 @@ __all__ = [
     "row",
     "sample",
     "significant",
+    "statements_of",
     "take_turns",
 ]
 
@@ -179,6 +182,20 @@ def significant(figure: float | None) -> float | None:
     if figure is None:
         return None
     return round(figure) if abs(figure) >= 100 else float(f"{figure:.3g}")
+
+
+def statements_of(work: Work) -> int:
+    """Count the statements that some work sends to the default database."""
+    sent = 0
+
+    def count(execute: Callable[..., Any], *arguments: Any) -> Any:
+        nonlocal sent
+        sent += 1
+        return execute(*arguments)
+
+    with connection.execute_wrapper(count):
+        work()
+    return sent
 
 
 def sample(work: Work, calls: int = 1) -> Sample:

@@ -12,7 +12,7 @@ from typing import Any
 
 from django.db import connection, models, transaction
 
-from benchmarks.measuring import Bar, Work, row, take_turns
+from benchmarks.measuring import Bar, Work, row, statements_of, take_turns
 from dbpatterns.optimistic import VersionedModel
 
 DATABASE = f"{connection.display_name} {'.'.join(map(str, connection.get_database_version()))}"
@@ -91,7 +91,7 @@ def _row(
     bar: Bar | None = None,
 ) -> dict[str, object]:
     works: dict[str, Work] = {name: _work(write, each) for name, each in stored.items()}
-    statements = "/".join(str(_statements(work)) for work in works.values())
+    statements = "/".join(str(statements_of(work)) for work in works.values())
     timings = take_turns(works, rounds=ROUNDS, calls=calls)
     cpu = timings.cpu_ratio("ours", "Django")
     peers = ("Django", "ours", "concurrency", "optimistic_lock")
@@ -114,16 +114,3 @@ def _row(
 
 def _work(write: Callable[[list[Any]], None], stored: list[Any]) -> Work:
     return lambda: write(stored)
-
-
-def _statements(work: Work) -> int:
-    sent = 0
-
-    def count(execute: Callable[..., Any], *arguments: Any) -> Any:
-        nonlocal sent
-        sent += 1
-        return execute(*arguments)
-
-    with connection.execute_wrapper(count):
-        work()
-    return sent

@@ -76,9 +76,8 @@ def execute_batch(
     shard = Shard(using)
     with UnitOfWork(using=using):
         locked = shard.orders.lock(order_ids)
-        done = shard.executions.of(
-            locked, due_on
-        )  # a statement of its own: it sees what we awaited
+        # A statement of its own: it sees what another run committed while we waited.
+        done = shard.executions.of(locked, due_on)
         orders = [each for each in locked if each.pk not in done]
         banks = shard.accounts.clearings()
         payees = {each.pk: banks.get((each.bank_code, each.account.currency)) for each in orders}
