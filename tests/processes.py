@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from django.db import connection, connections
+from django.db import DEFAULT_DB_ALIAS, connection, connections
 
 PATIENCE_SECONDS = 30
 ROOT = str(Path(__file__).resolve().parents[1])
@@ -39,6 +39,31 @@ def until(what: Callable[[], object]) -> None:
     while not what():
         assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.001)
+
+
+def database_url(alias: str = DEFAULT_DB_ALIAS) -> str:
+    """Return the address of a test's database, for the environment of a process."""
+    settings = connections[alias].settings_dict
+    if connections[alias].vendor == "sqlite":
+        return f"sqlite:///{settings['NAME']}"
+    return "postgres://{USER}@{HOST}:{PORT}/{NAME}".format_map(settings)
+
+
+def until_sessions_end(application: str, alias: str = DEFAULT_DB_ALIAS) -> None:
+    """Wait for the sessions of processes that were killed: what they sent may still commit.
+
+    They had the name in `PGAPPNAME`. On SQLite nothing goes on after its process.
+    """
+    if connections[alias].vendor != "postgresql":
+        return
+    sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s"
+
+    def are_gone() -> bool:
+        with connections[alias].cursor() as cursor:
+            cursor.execute(sessions, [application])
+            return bool(cursor.fetchone()[0] == 0)
+
+    until(are_gone)
 
 
 def start_process(code: str) -> subprocess.Popen[str]:

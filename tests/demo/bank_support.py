@@ -14,7 +14,7 @@ from demo.banking.berka import BankData
 from demo.banking.importing import BankImport, opening_balance
 from demo.banking.models import Account, StandingOrder, StandingOrderExecution
 from demo.banking.sample import sample_bank
-from tests.processes import until
+from tests.processes import database_url, until_sessions_end
 
 DEADLINE_SECONDS = 60
 PROCESS = "process-of-the-bank"
@@ -122,31 +122,16 @@ def held_orders(alias: str) -> Iterator[None]:
 def until_the_processes_are_gone() -> None:
     """Wait for the sessions of processes that were killed: what they sent may still commit."""
     for alias in shards():
-        if connections[alias].vendor == "postgresql":
-            until(lambda alias=alias: not _sessions(alias))  # type: ignore[misc]
-
-
-def _sessions(alias: str) -> int:
-    with connections[alias].cursor() as cursor:
-        cursor.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s", [PROCESS]
-        )
-        return int(cursor.fetchone()[0])
+        until_sessions_end(PROCESS, alias)
 
 
 def environment_of_a_process() -> dict[str, str]:
     """Return the environment in which a `manage.py` works on this run's test databases."""
 
-    def url(alias: str) -> str:
-        database = connections[alias].settings_dict
-        if database["ENGINE"].endswith("sqlite3"):
-            return f"sqlite:///{database['NAME']}"
-        return "postgres://{USER}@{HOST}:{PORT}/{NAME}".format_map(database)
-
     return {
         **os.environ,
         "PGAPPNAME": PROCESS,
         "DJANGO_SETTINGS_MODULE": "demo.settings",
-        "DATABASE_URL": url("default"),
-        "DBPATTERNS_SHARD_URLS": ",".join(url(alias) for alias in shards()),
+        "DATABASE_URL": database_url(),
+        "DBPATTERNS_SHARD_URLS": ",".join(database_url(alias) for alias in shards()),
     }

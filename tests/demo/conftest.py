@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.emptying import emptied_after
+
 if TYPE_CHECKING:
     from tests.demo.api_support import Bank
 
@@ -29,15 +31,13 @@ def guarded() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _empty_ledgers(request: pytest.FixtureRequest) -> Iterator[None]:
     """Leave empty ledgers: on SQLite their guards refuse Django's flush."""
-    mark = request.node.get_closest_marker("django_db")
-    if mark is None or not mark.kwargs.get("transaction"):
-        yield
-        return
-    request.getfixturevalue("transactional_db")  # torn down after this one
-    yield
-    from tests.demo.bank_support import empty_bank
 
-    empty_bank()
+    def empty() -> None:
+        from tests.demo.bank_support import empty_bank
+
+        empty_bank()
+
+    yield from emptied_after(request, empty)
 
 
 @pytest.fixture

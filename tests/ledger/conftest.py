@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from dbpatterns.testing.ledger import empty_ledger
+from tests.emptying import emptied_after
 from tests.testapp.placement import on_default_only
 
 
@@ -16,10 +17,4 @@ def _ledger_on_default() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _empty_ledger(request: pytest.FixtureRequest) -> Iterator[None]:
-    mark = request.node.get_closest_marker("django_db")
-    if mark is None or not mark.kwargs.get("transaction"):
-        yield
-        return
-    request.getfixturevalue("transactional_db")  # torn down after this one
-    yield
-    empty_ledger()
+    yield from emptied_after(request, empty_ledger)

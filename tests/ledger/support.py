@@ -14,7 +14,7 @@ from django.db import connection, connections
 
 from dbpatterns.ledger.models import Account
 from dbpatterns.ledger.transfers import transfer
-from tests.processes import until
+from tests.processes import database_url, until, until_sessions_end
 
 __all__ = ["balances", "funded", "in_threads", "run_worker", "started", "wait_for_blocked"]
 
@@ -83,21 +83,15 @@ def run_worker(*arguments: object) -> dict[str, Any]:
     The server may learn later that a client was killed, and commit until then what was sent: so
     this waits for the end of their sessions too.
     """
-    settings = connection.settings_dict
-    url = f"sqlite:///{settings['NAME']}"
-    if connection.vendor == "postgresql":
-        url = "postgres://{USER}@{HOST}:{PORT}/{NAME}".format(**settings)
     done = subprocess.run(
         [sys.executable, "-m", "tests.ledger.worker", *map(str, arguments)],
         cwd=Path(__file__).parents[2],
-        env={**os.environ, "DATABASE_URL": url, "PGAPPNAME": "ledger-worker"},
+        env={**os.environ, "DATABASE_URL": database_url(), "PGAPPNAME": "ledger-worker"},
         capture_output=True,
         text=True,
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
-    if connection.vendor == "postgresql":
-        sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'ledger-worker'"
-        until(lambda: not _count(sessions))
+    until_sessions_end("ledger-worker")
     told: dict[str, Any] = json.loads(done.stdout)
     return told
