@@ -5,7 +5,8 @@
 Three strategies. "set" locks all accounts once, decides in Python and writes by one statement:
 the default, and the fast one. "bisect" and "savepoint" also run functions of your own, each
 committed or undone as a whole: "bisect" without savepoints, by running a chunk again in halves
-when something in it fails; "savepoint" with one for each item, 50 to a transaction.
+when something in it fails; "savepoint" with one for each item, 50 to a transaction. Where your
+functions make savepoints too, a transaction takes fewer items.
 
 A batch that was killed is started again with the same keys: what was made is replayed.
 """
@@ -13,6 +14,7 @@ A batch that was killed is started again with the same keys: what was made is re
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,6 +26,7 @@ from dbpatterns.ledger import errors
 from dbpatterns.ledger.booking import Booking, Payment, Sheet, account_id
 from dbpatterns.ledger.posting import KeyTaken, in_transaction, load_sheet, write
 from dbpatterns.ledger.transfers import database_of, transfer
+from dbpatterns.transactions.running import KEPT_IN_MEMORY
 
 __all__ = ["SAVEPOINTS", "BatchResult", "Item", "ItemResult", "Payment", "pay_batch"]
 
@@ -234,30 +237,67 @@ def _result(outcome: Outcome) -> ItemResult:
 
 
 def _bisect(alias: str, items: Sequence[Item]) -> list[ItemResult]:
-    try:
-        with transaction.atomic(using=alias):
-            return [_run(alias, each) for each in items]
-    except (OperationalError, InterfaceError):
-        raise  # the server's trouble, which halving would only repeat
-    except Exception as error:
-        if len(items) == 1:
-            return [_failure(error)]
-    half = len(items) // 2
-    return _bisect(alias, items[:half]) + _bisect(alias, items[half:])
+    results: list[ItemResult] = []
+    while left := items[len(results) :]:
+        made: list[ItemResult] = []
+        try:
+            with transaction.atomic(using=alias), _counting_savepoints(alias) as savepoints:
+                for each in left:
+                    made.append(_run(alias, each))
+                    if savepoints.are_used_up():
+                        break
+        except (OperationalError, InterfaceError):
+            raise  # the server's trouble, which halving would only repeat
+        except Exception as error:
+            half = len(left) // 2
+            if not half:
+                made = [_failure(error)]
+            else:
+                made = _bisect(alias, left[:half]) + _bisect(alias, left[half:])
+        results += made
+    return results
 
 
 def _savepoints(alias: str, items: Sequence[Item]) -> list[ItemResult]:
-    results = []
-    with transaction.atomic(using=alias):
-        for each in items:
-            try:
-                with transaction.atomic(using=alias):
-                    results.append(_run(alias, each))
-            except (OperationalError, InterfaceError):
-                raise
-            except Exception as error:
-                results.append(_failure(error))
+    results: list[ItemResult] = []
+    while left := items[len(results) :]:
+        with transaction.atomic(using=alias), _counting_savepoints(alias) as savepoints:
+            for each in left:
+                try:
+                    with transaction.atomic(using=alias):
+                        results.append(_run(alias, each))
+                except (OperationalError, InterfaceError):
+                    raise
+                except Exception as error:
+                    results.append(_failure(error))
+                if savepoints.are_used_up():
+                    break
     return results
+
+
+class _Savepoints:
+    """Those of one transaction, those of the items' own code included."""
+
+    def __init__(self) -> None:
+        self.made = self._before = self._most = 0
+
+    def are_used_up(self) -> bool:
+        """Tell, after an item, whether another as large as the largest is one too many."""
+        self._most = max(self._most, self.made - self._before)
+        self._before = self.made
+        return self.made + self._most > KEPT_IN_MEMORY
+
+
+@contextmanager
+def _counting_savepoints(alias: str) -> Iterator[_Savepoints]:
+    savepoints = _Savepoints()
+
+    def count(execute: Callable[..., Any], sql: Any, *arguments: Any) -> Any:
+        savepoints.made += str(sql).startswith("SAVEPOINT")
+        return execute(sql, *arguments)
+
+    with connections[alias].execute_wrapper(count):
+        yield savepoints
 
 
 def _run(alias: str, item: Item) -> ItemResult:

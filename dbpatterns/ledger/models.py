@@ -181,7 +181,7 @@ class Entry(models.Model):
     """
 
     transfer = models.ForeignKey(
-        Transfer, models.PROTECT, related_name="entries", db_constraint=False
+        Transfer, models.PROTECT, related_name="entries", db_constraint=False, db_index=False
     )
     account = models.ForeignKey(
         Account, models.PROTECT, related_name="entries", db_constraint=False, db_index=False
@@ -202,6 +202,7 @@ class Entry(models.Model):
             models.UniqueConstraint(
                 fields=["account", "account_version"], name="dbpatterns_entry_version"
             ),
+            models.UniqueConstraint(fields=["transfer", "account"], name="dbpatterns_entry_side"),
             models.CheckConstraint(condition=~Q(amount=0), name="dbpatterns_entry_amount"),
             models.CheckConstraint(
                 condition=Q(account_version__gt=0), name="dbpatterns_entry_positive"

@@ -1,7 +1,8 @@
 """A result for each payment, whatever becomes of its neighbours; and no savepoints."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -194,6 +195,89 @@ def test_work_of_one_s_own_is_committed_or_undone_as_a_whole(strategy: Any) -> N
     ]
     assert balances(payee) == [19]
     assert verify_ledger().is_sound
+
+
+@contextmanager
+def counted_subtransactions() -> Iterator[list[int]]:
+    """Note how many the server counts in this connection's transaction, after each statement."""
+    counts: list[int] = []
+    watcher = connection.copy()  # a session of its own, which sees while the transaction runs
+
+    def count(execute: Callable[..., Any], *arguments: Any) -> Any:
+        result = execute(*arguments)
+        with watcher.cursor() as cursor:
+            cursor.execute(SUBTRANSACTIONS, [pid])
+            counts.append(cursor.fetchone()[0])
+        return result
+
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_backend_pid()")
+            pid = cursor.fetchone()[0]
+        with connection.execute_wrapper(count):
+            yield counts
+    finally:
+        watcher.close()
+
+
+SUBTRANSACTIONS = """
+SELECT CASE WHEN subxact_overflowed THEN 1000 ELSE subxact_count END
+FROM pg_stat_get_backend_idset() AS id, pg_stat_get_backend_subxact(id)
+WHERE pg_stat_get_backend_pid(id) = %s
+"""
+
+
+def needs_the_count() -> None:
+    if connection.get_database_version() < (16,):
+        pytest.skip("PostgreSQL tells how many subtransactions a session has from 16 on.")
+
+
+@pytest.mark.postgresql
+@pytest.mark.django_db(transaction=True)
+def test_a_savepoint_for_each_payment_in_one_transaction_is_more_than_the_server_keeps() -> None:
+    needs_the_count()
+    payer, payee = funded(1_000, 0)
+    with counted_subtransactions() as counts, transaction.atomic():
+        for _ in range(70):
+            with transaction.atomic():
+                transfer(payer, payee, 1)
+    assert max(counts) == 1_000
+
+
+@pytest.mark.postgresql
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    ("strategy", "most"), [("set", 0), ("bisect", 0), ("savepoint", SAVEPOINTS)]
+)
+def test_no_transaction_has_more_subtransactions_than_the_server_keeps(
+    strategy: Any, most: int
+) -> None:
+    needs_the_count()
+    payer, payee = funded(1_000, 0)
+    with counted_subtransactions() as counts:
+        assert pay_batch([Payment(payer, payee, 1)] * 130, strategy=strategy).made == 130
+    assert max(counts) == most
+    assert balances(payee) == [130]
+
+
+@pytest.mark.postgresql
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("strategy", ["bisect", "savepoint"])
+@pytest.mark.parametrize("own", [1, 7])
+def test_savepoints_of_one_s_own_work_count_too(strategy: Any, own: int) -> None:
+    needs_the_count()
+    payer, payee = funded(1_000, 0)
+
+    def work() -> None:
+        for _ in range(own):
+            with transaction.atomic():
+                transfer(payer, payee, 1)
+
+    with counted_subtransactions() as counts:
+        assert pay_batch([work] * 70, strategy=strategy, chunk=50).made == 70
+    each = own + (strategy == "savepoint")
+    assert max(counts) == min(64 // each, 50) * each
+    assert balances(payee) == [70 * own]
 
 
 @pytest.mark.django_db(transaction=True)

@@ -4,17 +4,19 @@ import datetime
 import itertools
 import pickle
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from django.db import DatabaseError, connection, transaction
+from django.db import DatabaseError, IntegrityError, connection, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from dbpatterns.errors import DBPatternsError, UsageError
 from dbpatterns.ledger import errors
+from dbpatterns.ledger.batches import Payment, pay_batch
 from dbpatterns.ledger.models import MAX_AMOUNT, MAX_BALANCE, Account, Entry, Transfer
 from dbpatterns.ledger.transfers import (
     expire_transfers,
@@ -133,6 +135,42 @@ def test_a_transfer_is_one_round_trip() -> None:
         with CaptureQueriesContext(connection) as queries:
             call()
         assert len(queries) == expected
+
+
+@pytest.mark.postgresql
+@pytest.mark.django_db(transaction=True)
+def test_the_server_keeps_the_plan_where_the_connection_prepares_statements() -> None:
+    payer, payee = funded(100, 0)
+    with preparing():
+        for number in range(3):
+            transfer(payer, payee, 1, idempotency_key=f"k{number}", reference="r")
+        pending = transfer(payer, payee, 5, pending=True, expires_in=HOUR)
+        reverse_transfer(post_transfer(pending, 4))
+        assert transfer(payer, payee, 1, idempotency_key="k0", reference="r").is_replay
+        assert pay_batch([Payment(payer, payee, 1, idempotency_key=f"b{n}") for n in (1, 2)]).made
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE %s",
+                ["%ledger_move%"],
+            )
+            assert cursor.fetchone()[0] > 0
+    assert balances(payer, payee) == [95, 5]
+    assert verify_ledger().is_sound
+
+
+@contextmanager
+def preparing() -> Iterator[None]:
+    """Open the connection with Django's and the driver's options for prepared statements."""
+    options = connection.settings_dict["OPTIONS"]
+    before = dict(options)
+    options.update(server_side_binding=True, prepare_threshold=1)
+    connection.close()
+    try:
+        yield
+    finally:
+        options.clear()
+        options.update(before)
+        connection.close()
 
 
 @pytest.mark.django_db
@@ -622,6 +660,23 @@ def test_entries_are_the_two_sides_of_their_transfer(amounts: list[tuple[int, in
             for side, amount in amounts
         )
     assert caught.value.__cause__.sqlstate == "DL002"  # type: ignore[union-attr]
+
+
+@pytest.mark.django_db
+def test_each_side_of_a_transfer_is_entered_once() -> None:
+    made = transfer(*funded(100, 0), 10)
+    again = [
+        Entry(
+            transfer=made,
+            account_id=each.account_id,
+            account_version=9,
+            amount=each.amount,
+            balance_after=0,
+        )
+        for each in made.entries.all()
+    ]
+    with pytest.raises(IntegrityError), transaction.atomic():
+        Entry.objects.bulk_create(again)
 
 
 @pytest.mark.postgresql

@@ -175,6 +175,7 @@ class Migration(migrations.Migration):
                     "transfer",
                     models.ForeignKey(
                         db_constraint=False,
+                        db_index=False,
                         on_delete=django.db.models.deletion.PROTECT,
                         related_name="entries",
                         to="dbpatterns_ledger.transfer",
@@ -246,6 +247,12 @@ class Migration(migrations.Migration):
             model_name="entry",
             constraint=models.UniqueConstraint(
                 fields=("account", "account_version"), name="dbpatterns_entry_version"
+            ),
+        ),
+        migrations.AddConstraint(
+            model_name="entry",
+            constraint=models.UniqueConstraint(
+                fields=("transfer", "account"), name="dbpatterns_entry_side"
             ),
         ),
         migrations.AddConstraint(
