@@ -42,6 +42,12 @@ def made(*, read: dict[int, list[int]] | None = None, **append: int) -> Transact
         ("became", [made(x=1), made(read={1: [1, 9]})], {1: [1]}),  # of one that was undone
         ("G0: ", [made(x=1, y=1), made(x=2, y=2)], {1: [1, 2], 2: [2, 1]}),
         ("G1c: ", [made(read={1: [2]}, y=1), made(read={2: [1]}, x=2)], {1: [2], 2: [1]}),
+        ("G1c: ", [made(read={2: [3]}, x=1), made(x=2, y=3)], {1: [1, 2], 2: [3]}),
+        (  # who reads the second append comes after both
+            "G1c: ",
+            [made(x=1), made(read={2: [3]}, x=2), made(read={1: [1, 2]}, y=3)],
+            {1: [1, 2], 2: [3]},
+        ),
         ("G-single: ", [Transaction({}, {1: [1, 2]}), made(read={1: [1]})], {1: [1, 2]}),  # G1b
         ("G-single: ", [made(read={1: [], 2: [2]}), made(x=1, y=2)], {1: [1], 2: [2]}),
         ("G-single: ", [made(read={1: []}, x=1), made(x=2)], {1: [2, 1]}),
