@@ -3,13 +3,8 @@
 The issue on sharding replaces this module by a slot map that can move data. Until then
 placement is a pure function of the key and of the number of shards, and a query on a sharded
 model must say its database itself: `Account.objects.using(shard_for(customer_id))`.
-
-The hash is PostgreSQL's own for hash partitions (`hashint8extended` with the partition seed,
-16,384 remainders), so the slots stay what they are when the slot map arrives, and the server
-agrees: `satisfies_hash_partition(table, 16384, slot_of(key), key)`.
 """
 
-from functools import lru_cache
 from typing import Any
 
 from django.db import DEFAULT_DB_ALIAS
@@ -17,15 +12,9 @@ from django.db.models import Model
 
 from dbpatterns.errors import ConfigurationError, UsageError
 from dbpatterns.sharding.conf import ShardingSettings
+from dbpatterns.sharding.hashing import SLOTS, Key, slot_of
 
 __all__ = ["SLOTS", "ShardRouter", "shard_for", "shards", "slot_of"]
-
-SLOTS = 16_384
-"""Fixed buckets of a shard key; a power of two."""
-
-_SEED = 8816678312871386365  # HASH_PARTITION_SEED of PostgreSQL
-_COMBINE = 0x49A0F4DD15E5A8E3  # the constant of hash_combine64, which starts from zero
-_UINT32 = 0xFFFFFFFF
 
 
 def shards() -> tuple[str, ...]:
@@ -41,54 +30,13 @@ def shards() -> tuple[str, ...]:
     return aliases
 
 
-def shard_for(key: int) -> str:
+def shard_for(key: Key) -> str:
     """Return the alias of the shard that holds `key`; no query.
 
     Slots are dealt to the shards in equal runs: with four, slots 0 to 4,095 are the first's.
     """
     aliases = shards()
     return aliases[slot_of(key) * len(aliases) // SLOTS]
-
-
-@lru_cache(maxsize=65_536, typed=True)  # typed: True and 1.0 equal 1
-def slot_of(key: int) -> int:
-    """Return the slot of a 64-bit integer key, 0 to 16,383, as PostgreSQL computes it.
-
-    Raises: UsageError: `key` is no integer of 64 bits.
-    Source: PostgreSQL, `hash_bytes_uint32_extended` (hashfn.c) and `hashint8extended`
-    (hashfunc.c), after Bob Jenkins' lookup3; `hash_combine64` from zero (hashfn.h).
-    """
-    if type(key) is not int or not -(2**63) <= key < 2**63:
-        raise UsageError(f"A shard key is an integer of 64 bits, not {key!r}.")
-    low, high = key & _UINT32, (key >> 32) & _UINT32
-    folded = low ^ (high if key >= 0 else ~high & _UINT32)
-    return (_hash_uint32(folded, _SEED) + _COMBINE) % SLOTS
-
-
-def _hash_uint32(value: int, seed: int) -> int:
-    a = b = c = (0x9E3779B9 + 4 + 3923095) & _UINT32
-    a, b, c = _mix((a + (seed >> 32)) & _UINT32, (b + (seed & _UINT32)) & _UINT32, c)
-    _, b, c = _final((a + value) & _UINT32, b, c)
-    return (b << 32) | c
-
-
-def _rotate(value: int, bits: int) -> int:
-    return ((value << bits) | (value >> (32 - bits))) & _UINT32
-
-
-def _mix(a: int, b: int, c: int) -> tuple[int, int, int]:
-    for bits in (4, 6, 8, 16, 19, 4):
-        a = ((a - c) & _UINT32) ^ _rotate(c, bits)
-        c = (c + b) & _UINT32
-        a, b, c = b, c, a
-    return a, b, c
-
-
-def _final(a: int, b: int, c: int) -> tuple[int, int, int]:
-    for bits in (14, 11, 25, 16, 4, 14, 24):
-        c = ((c ^ b) - _rotate(b, bits)) & _UINT32
-        a, b, c = b, c, a
-    return c, a, b
 
 
 class ShardRouter:

@@ -1,4 +1,4 @@
-"""Placement by PostgreSQL's own hash, and a router that refuses to guess."""
+"""Placement by slots, and a router that refuses to guess."""
 
 import pytest
 from django.core.management import call_command
@@ -6,44 +6,10 @@ from django.db import connections
 from django.test import override_settings
 
 from dbpatterns.errors import ConfigurationError, UsageError
-from dbpatterns.sharding.router import SLOTS, ShardRouter, shard_for, shards, slot_of
+from dbpatterns.sharding.hashing import SLOTS
+from dbpatterns.sharding.router import ShardRouter, shard_for, shards
 from demo.banking.models import Account, Customer
 from demo.blog.models import Author
-
-KEYS = [0, 1, 2, -1, 5369, 2**31, -(2**31), 2**40 + 7, 2**63 - 1, -(2**63)]
-
-
-@pytest.mark.parametrize(
-    ("key", "slot"),
-    [(0, 6576), (1, 4024), (2, 8570), (-1, 12197), (5369, 9800), (2**31, 14966), (-(2**63), 8575)],
-)
-def test_slot_of_a_key_never_changes(key: int, slot: int) -> None:
-    assert slot_of(key) == slot
-
-
-@pytest.mark.postgresql
-@pytest.mark.django_db
-def test_the_server_agrees_on_every_slot() -> None:
-    keys = [*KEYS, *range(1, 5370)]
-    with connections["default"].cursor() as cursor:
-        cursor.execute("CREATE TABLE hashed (key bigint) PARTITION BY HASH (key)")
-        cursor.execute(
-            "SELECT count(*) FROM unnest(%s::bigint[], %s::int[]) AS t(key, slot)"
-            " WHERE satisfies_hash_partition('hashed'::regclass, %s, slot, key)",
-            [keys, [slot_of(key) for key in keys], SLOTS],
-        )
-        assert cursor.fetchone() == (len(keys),)
-        cursor.execute(
-            "SELECT satisfies_hash_partition('hashed'::regclass, %s, %s, %s::bigint)",
-            [SLOTS, (slot_of(7) + 1) % SLOTS, 7],
-        )
-        assert cursor.fetchone() == (False,)  # the server does refuse a wrong slot
-
-
-@pytest.mark.parametrize("key", [True, 1.0, "1", None, 2**63, -(2**63) - 1])
-def test_a_key_of_another_type_is_a_usage_error(key: object) -> None:
-    with pytest.raises(UsageError, match="integer of 64 bits"):
-        slot_of(key)  # type: ignore[arg-type]
 
 
 def test_keys_spread_evenly_over_the_shards() -> None:
