@@ -32,7 +32,7 @@ def slot_of(key: Key) -> int:
 
     Raises: UsageError: the key is no text, no UUID and no integer of 64 bits.
     Source: PostgreSQL, `hash_bytes_extended` (hashfn.c) after Bob Jenkins' lookup3,
-        `hashint8extended` (hashfunc.c); `hash_combine64` from zero (hashfn.h).
+    `hashint8extended` (hashfunc.c); `hash_combine64` from zero (hashfn.h).
     """
     if type(key) is int and -(2**63) <= key < 2**63:
         low, high = key & _UINT32, (key >> 32) & _UINT32
