@@ -14,7 +14,6 @@ A batch that was killed is started again with the same keys: what was made is re
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -26,7 +25,7 @@ from dbpatterns.ledger import errors
 from dbpatterns.ledger.booking import Booking, Payment, Sheet, account_id
 from dbpatterns.ledger.posting import KeyTaken, in_transaction, load_sheet, write
 from dbpatterns.ledger.transfers import database_of, transfer
-from dbpatterns.transactions.running import KEPT_IN_MEMORY
+from dbpatterns.transactions.running import KEPT_IN_MEMORY, savepoints_made
 
 __all__ = ["SAVEPOINTS", "BatchResult", "Item", "ItemResult", "Payment", "pay_batch"]
 
@@ -241,10 +240,11 @@ def _bisect(alias: str, items: Sequence[Item]) -> list[ItemResult]:
     while left := items[len(results) :]:
         made: list[ItemResult] = []
         try:
-            with transaction.atomic(using=alias), _counting_savepoints(alias) as savepoints:
+            with transaction.atomic(using=alias):
+                room = _Room(alias)
                 for each in left:
                     made.append(_run(alias, each))
-                    if savepoints.are_used_up():
+                    if room.is_used_up():
                         break
         except (OperationalError, InterfaceError):
             raise  # the server's trouble, which halving would only repeat
@@ -261,7 +261,8 @@ def _bisect(alias: str, items: Sequence[Item]) -> list[ItemResult]:
 def _savepoints(alias: str, items: Sequence[Item]) -> list[ItemResult]:
     results: list[ItemResult] = []
     while left := items[len(results) :]:
-        with transaction.atomic(using=alias), _counting_savepoints(alias) as savepoints:
+        with transaction.atomic(using=alias):
+            room = _Room(alias)
             for each in left:
                 try:
                     with transaction.atomic(using=alias):
@@ -270,34 +271,25 @@ def _savepoints(alias: str, items: Sequence[Item]) -> list[ItemResult]:
                     raise
                 except Exception as error:
                     results.append(_failure(error))
-                if savepoints.are_used_up():
+                if room.is_used_up():
                     break
     return results
 
 
-class _Savepoints:
-    """Those of one transaction, those of the items' own code included."""
+class _Room:
+    """What a transaction has left for savepoints, those of the items' own code included."""
 
-    def __init__(self) -> None:
-        self.made = self._before = self._most = 0
+    def __init__(self, alias: str) -> None:
+        self._connection = connections[alias]
+        self._first = self._last = savepoints_made(self._connection)
+        self._most = 0
 
-    def are_used_up(self) -> bool:
+    def is_used_up(self) -> bool:
         """Tell, after an item, whether another as large as the largest is one too many."""
-        self._most = max(self._most, self.made - self._before)
-        self._before = self.made
-        return self.made + self._most > KEPT_IN_MEMORY
-
-
-@contextmanager
-def _counting_savepoints(alias: str) -> Iterator[_Savepoints]:
-    savepoints = _Savepoints()
-
-    def count(execute: Callable[..., Any], sql: Any, *arguments: Any) -> Any:
-        savepoints.made += str(sql).startswith("SAVEPOINT")
-        return execute(sql, *arguments)
-
-    with connections[alias].execute_wrapper(count):
-        yield savepoints
+        made = savepoints_made(self._connection)
+        self._most = max(self._most, made - self._last)
+        self._last = made
+        return made - self._first + self._most > KEPT_IN_MEMORY
 
 
 def _run(alias: str, item: Item) -> ItemResult:

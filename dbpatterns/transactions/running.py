@@ -12,6 +12,7 @@ from dbpatterns.transactions.errors import IsolationLevelError, SubtransactionOv
 from dbpatterns.transactions.options import Isolation, Options
 
 __all__ = ["KEPT_IN_MEMORY", "Running", "default_isolation", "require_compatible", "running_on"]
+__all__ += ["savepoints_made"]
 
 logger = logging.getLogger("dbpatterns.transactions")
 
