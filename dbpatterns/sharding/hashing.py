@@ -27,8 +27,9 @@ _UINT32 = 0xFFFFFFFF
 def slot_of(key: Key) -> int:
     """Return the slot of a key, 0 to 16,383, as PostgreSQL computes it.
 
-    A text counts by its characters, as a column with a deterministic collation does. About 6 µs
-    for an integer, 11 µs for a UUID, nothing for a key asked for before.
+    A text counts by its characters, as a column with a deterministic collation does. About 5 µs
+    for an integer, 7 µs for a UUID, 8 µs for a text of 20 characters, 0.1 µs for a key that was
+    asked for lately.
 
     Raises: UsageError: the key is no text, no UUID and no integer of 64 bits.
     Source: PostgreSQL, `hash_bytes_extended` (hashfn.c) after Bob Jenkins' lookup3,

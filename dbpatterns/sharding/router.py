@@ -14,7 +14,7 @@ from dbpatterns.errors import ConfigurationError, UsageError
 from dbpatterns.sharding.conf import ShardingSettings
 from dbpatterns.sharding.hashing import SLOTS, Key, slot_of
 
-__all__ = ["SLOTS", "ShardRouter", "shard_for", "shards", "slot_of"]
+__all__ = ["ShardRouter", "shard_for", "shards"]
 
 
 def shards() -> tuple[str, ...]:
