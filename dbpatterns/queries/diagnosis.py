@@ -13,6 +13,7 @@ from django.db.models import Model
 from django.db.models.deletion import Collector
 
 from dbpatterns.queries.fingerprints import Statement, varying_columns
+from dbpatterns.queries.frames import frames_from
 from dbpatterns.queries.libraries import is_users, tail_of
 from dbpatterns.queries.messages import fix_for
 from dbpatterns.queries.report import Finding, Place
@@ -24,7 +25,7 @@ from dbpatterns.queries.routes import (
     rows_around,
     rows_expression,
 )
-from dbpatterns.queries.stacks import Spot, Stack, frames_from
+from dbpatterns.queries.stacks import Spot, Stack
 from dbpatterns.queries.subjects import Kind, attributes_of, field_named, owned_by, subject_of
 
 __all__ = ["Source", "diagnose", "place_of"]

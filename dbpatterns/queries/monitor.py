@@ -27,7 +27,7 @@ from django.db.backends.signals import connection_created
 import dbpatterns
 from dbpatterns import telemetry
 from dbpatterns.queries.conf import QueriesSettings
-from dbpatterns.queries.stacks import frames_from
+from dbpatterns.queries.frames import frames_from
 from dbpatterns.queries.stats import QueryStats
 from dbpatterns.statements import fingerprint
 

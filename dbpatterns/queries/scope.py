@@ -16,9 +16,10 @@ from django.db.models import Model
 from dbpatterns.queries.allowing import Allowed
 from dbpatterns.queries.diagnosis import diagnose, place_of
 from dbpatterns.queries.fingerprints import Statement, differ, is_progress, read_statement
+from dbpatterns.queries.frames import frames_from
 from dbpatterns.queries.report import Duplicate, Finding, NPlusOneError, Report
 from dbpatterns.queries.routes import written_out
-from dbpatterns.queries.stacks import Stack, frames_from
+from dbpatterns.queries.stacks import Stack
 
 __all__ = ["GuardScope"]
 
@@ -41,9 +42,9 @@ class _Entry:
         "statement",
     )
 
-    def __init__(self, statement: Statement, stack: Stack, params: Any) -> None:
+    def __init__(self, statement: Statement, stack: Stack, asker: Hashable, params: Any) -> None:
         self.statement, self.stack = statement, stack
-        self.runs, self.askers = [params], [stack.asker]
+        self.runs, self.askers = [params], [asker]
         self.count = self.distinct = 1
         self.repeats = 0
         self.finding: Finding | None = None
@@ -91,19 +92,20 @@ class GuardScope:
         statement = read_statement(text, bool(params))
         if statement is None or (statement.is_write and not self._watches_writes):
             return
-        stack = Stack.read(frame, self._until, is_write=statement.is_write)
-        if stack is None:
+        read = Stack.read(frame, self._until, is_write=statement.is_write)
+        if read is None:
             return
+        stack, asker = read
         params = params or statement.literals
         key = (connection.alias, statement.template, self._turn, stack.key)
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
                 if len(self._entries) < MAX_ENTRIES:
-                    self._entries[key] = _Entry(statement, stack, params)
+                    self._entries[key] = _Entry(statement, stack, asker, params)
                 return
             entry.count += 1
-            if not self._is_news(entry, params, stack.asker):
+            if not self._is_news(entry, params, asker):
                 return
         if entry.finding is None:
             if entry.distinct <= written_out(frames_from(frame, self._until, with_gathering=True)):
