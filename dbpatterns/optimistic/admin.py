@@ -44,6 +44,7 @@ else:  # Django's own take no parameter
     _FormSet, _InlineFormSet = forms.BaseModelFormSet, forms.BaseInlineFormSet
 
 _FASTER = _("Someone else was faster, and nothing was done: look at what is stored now.")
+_UNSIGNED = _("It was not said which version was shown, so nothing was done: look at what is here.")
 _SALT = "dbpatterns.optimistic.delete_selected"
 
 
@@ -127,8 +128,8 @@ class VersionedAdmin(_ModelAdmin):
         """Say so if an action, or a save of the list, finds that another was faster."""
         try:
             return super().changelist_view(request, extra_context)
-        except (StaleObjectError, signing.BadSignature):
-            return self._told(request, request.get_full_path())
+        except (StaleObjectError, signing.BadSignature) as error:
+            return self._told(request, error, request.get_full_path())
 
     def response_action(self, *args: Any, **kwargs: Any) -> Any:
         """Run the action in one transaction, so that one that loses a race has done nothing.
@@ -162,18 +163,19 @@ class VersionedAdmin(_ModelAdmin):
                 return redirect(f"{request.path}?{query.urlencode()}")
         try:
             return super().delete_view(request, object_id, extra_context)
-        except (StaleObjectError, signing.BadSignature):
+        except (StaleObjectError, signing.BadSignature) as error:
             query = request.GET.copy()
             query.pop("signed_version", None)
-            return self._told(request, f"{request.path}?{query.urlencode()}".rstrip("?"))
+            return self._told(request, error, f"{request.path}?{query.urlencode()}".rstrip("?"))
 
     def delete_model(self, request: HttpRequest, obj: VersionedModel) -> None:
         """Delete the row at the version that the page showed."""
         obj.version = read_version(obj, request.GET.get("signed_version", ""))
         super().delete_model(request, obj)
 
-    def _told(self, request: HttpRequest, url: str) -> HttpResponse:
-        self.message_user(request, _FASTER, messages.ERROR)
+    def _told(self, request: HttpRequest, error: Exception, url: str) -> HttpResponse:
+        why = _FASTER if isinstance(error, StaleObjectError) else _UNSIGNED
+        self.message_user(request, why, messages.ERROR)
         return redirect(url)
 
 
