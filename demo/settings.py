@@ -35,6 +35,7 @@ CSRF_TRUSTED_ORIGINS = [
 ]
 
 INSTALLED_APPS = [
+    "demo.web",  # before the admin, whose pages it gives an icon
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -55,7 +56,6 @@ INSTALLED_APPS = [
     "demo.blog",
     "demo.banking",
     "demo.api",
-    "demo.web",
 ]
 
 MIDDLEWARE = [

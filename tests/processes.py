@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from django.db import DEFAULT_DB_ALIAS, connection, connections
+
+T = TypeVar("T")
 
 PATIENCE_SECONDS = 30
 ROOT = str(Path(__file__).resolve().parents[1])
@@ -33,12 +35,20 @@ def in_threads(functions: list[Callable[[], Any]]) -> list[Any]:
         return list(pool.map(run, functions))
 
 
-def until(what: Callable[[], object]) -> None:
-    """Poll until something is so; a test of what never comes fails."""
+def until(what: Callable[[], T]) -> T:
+    """Poll until something is so, and return it; a test of what never comes fails."""
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while not what():
+    while not (found := what()):
         assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.001)
+    return found
+
+
+def locks_waited_for(alias: str = DEFAULT_DB_ALIAS) -> int:
+    """Count the locks of a PostgreSQL server that somebody waits for; within a transaction too."""
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        return int(cursor.fetchone()[0])
 
 
 def database_url(alias: str = DEFAULT_DB_ALIAS) -> str:

@@ -14,7 +14,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from dbpatterns.optimistic.errors import StaleObjectError
-from dbpatterns.optimistic.models import VersionedModel, expected_version
+from dbpatterns.optimistic.models import VersionedModel
+from dbpatterns.optimistic.versions import expected_version
 
 __all__ = [
     "PreconditionFailed",

@@ -6,6 +6,8 @@ from typing import Any
 
 from django.db import OperationalError, connections
 
+from dbpatterns.idempotency.models import IdempotencyKey
+
 __all__ = ["Busy", "at_once"]
 
 Claim = Callable[[], AbstractContextManager[None]]
@@ -33,9 +35,15 @@ def at_once(alias: str, *, is_wanted: bool) -> Iterator[Claim]:
 
 @contextmanager
 def _postgresql(connection: Any) -> Iterator[None]:
-    """One statement before and one after; a rollback undoes the setting by itself."""
+    """One statement before and one after; a rollback undoes the setting by itself.
+
+    The first also locks the table as an INSERT does, and waits for that as any statement may, so
+    that an index being built is not taken for a request with the key.
+    """
+    table = connection.ops.quote_name(IdempotencyKey._meta.db_table)
     with connection.cursor() as cursor:
         cursor.execute(
+            f"WITH nothing AS (DELETE FROM {table} WHERE false) "
             "SELECT current_setting('lock_timeout'), set_config('lock_timeout', '1ms', true)"
         )
         before = cursor.fetchone()[0]

@@ -99,6 +99,8 @@ def run_once(
                     return Outcome(json.loads(text), is_replay=False)
                 if found := _stored(alias, scope, key, expected):
                     return found
+                with claim():
+                    _forget_expired(alias, scope, key)
     except Busy as error:
         if found := _stored(alias, scope, key, expected):
             return found
@@ -135,14 +137,10 @@ def _claim(alias: str, scope: str, key: str, fingerprint: str, expires_at: Any) 
 
 
 def _stored(alias: str, scope: str, key: str, fingerprint: str) -> Outcome[Any] | None:
-    """Return the answer kept for the key; None when there is none, or no longer."""
-    keys = IdempotencyKey.objects.using(alias)
-    row = keys.filter(scope=scope, key=key).first()
-    if row is None:
-        return None  # purged a moment ago, or the request that held it failed
-    if row.expires_at <= timezone.now():
-        keys.filter(pk=row.pk).delete()  # of two who do so, one inserts the key and one waits
-        return None
+    """Return the answer kept for the key; None when there is none, or no longer. Only reads."""
+    row = IdempotencyKey.objects.using(alias).filter(scope=scope, key=key).first()
+    if row is None or row.expires_at <= timezone.now():
+        return None  # or purged a moment ago, or the request that held it failed
     if row.fingerprint != fingerprint:
         raise IdempotencyConflict(scope=scope, key=key)
     if not row.response:
@@ -155,6 +153,12 @@ def _stored(alias: str, scope: str, key: str, fingerprint: str) -> Outcome[Any] 
             telemetry.Event("idempotency.replayed", database=alias, facts={"scope": scope})
         )
     return Outcome(json.loads(row.response), is_replay=True)
+
+
+def _forget_expired(alias: str, scope: str, key: str) -> None:
+    """Delete the key if it is past its time; of two who do so, one then inserts it."""
+    keys = IdempotencyKey.objects.using(alias).filter(scope=scope, key=key)
+    keys.filter(expires_at__lte=timezone.now()).delete()
 
 
 def _hash(fingerprint: object) -> str:

@@ -3,7 +3,6 @@
 `VersionedAdmin` needs `"dbpatterns"` in INSTALLED_APPS for its templates.
 """
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from django import forms
@@ -11,24 +10,19 @@ from django.contrib import admin, messages
 from django.contrib.admin.options import TO_FIELD_VAR
 from django.contrib.admin.utils import unquote
 from django.core import signing
-from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.db import router, transaction
 from django.db.models import QuerySet
-from django.forms.formsets import DELETION_FIELD_NAME
-from django.http import Http404, HttpRequest, HttpResponse, QueryDict
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
-from django.utils.safestring import mark_safe
-from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from dbpatterns.optimistic.errors import StaleObjectError
-from dbpatterns.optimistic.forms import (
-    Difference,
-    VersionedModelForm,
-    differences,
-    read_version,
-    sign_version,
+from dbpatterns.optimistic.forms import VersionedModelForm, read_version, sign_version
+from dbpatterns.optimistic.formsets import (
+    VersionedInlineFormSet,
+    VersionedListFormSet,
+    inline_differences,
 )
 from dbpatterns.optimistic.models import VersionedModel, delete_as_read
 
@@ -37,13 +31,11 @@ __all__ = ["VersionedAdmin", "VersionedInlineFormSet", "VersionedInlineMixin"]
 if TYPE_CHECKING:
     _ModelAdmin = admin.ModelAdmin[VersionedModel]
     _Inline = admin.TabularInline[VersionedModel, Any]
-    _FormSet = forms.BaseModelFormSet[VersionedModel, Any]
-    _InlineFormSet = forms.BaseInlineFormSet[VersionedModel, Any, Any]
-else:  # Django's own take no parameter
+else:  # Django's own takes no parameter
     _ModelAdmin, _Inline = admin.ModelAdmin, object
-    _FormSet, _InlineFormSet = forms.BaseModelFormSet, forms.BaseInlineFormSet
 
 _FASTER = _("Someone else was faster, and nothing was done: look at what is stored now.")
+_UNSIGNED = _("It was not said which version was shown, so nothing was done: look at what is here.")
 _SALT = "dbpatterns.optimistic.delete_selected"
 
 
@@ -101,7 +93,7 @@ class VersionedAdmin(_ModelAdmin):
             raise Http404("It has been deleted.") from error
         sent = form.data.copy()
         for formset in formsets:
-            rows += _inline_differences(formset, sent)
+            rows += inline_differences(formset, sent)
         context |= {
             "opts": self.opts,
             "title": _("Someone else has changed this since you opened it"),
@@ -121,14 +113,16 @@ class VersionedAdmin(_ModelAdmin):
 
     def get_changelist_formset(self, request: HttpRequest, **kwargs: Any) -> Any:
         """Return the forms of the list; each row's version stands beside its key."""
-        return super().get_changelist_formset(request, **{"formset": _ListFormSet, **kwargs})
+        return super().get_changelist_formset(
+            request, **{"formset": VersionedListFormSet, **kwargs}
+        )
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> Any:
         """Say so if an action, or a save of the list, finds that another was faster."""
         try:
             return super().changelist_view(request, extra_context)
-        except (StaleObjectError, signing.BadSignature):
-            return self._told(request, request.get_full_path())
+        except (StaleObjectError, signing.BadSignature) as error:
+            return self._told(request, error, request.get_full_path())
 
     def response_action(self, *args: Any, **kwargs: Any) -> Any:
         """Run the action in one transaction, so that one that loses a race has done nothing.
@@ -162,31 +156,20 @@ class VersionedAdmin(_ModelAdmin):
                 return redirect(f"{request.path}?{query.urlencode()}")
         try:
             return super().delete_view(request, object_id, extra_context)
-        except (StaleObjectError, signing.BadSignature):
+        except (StaleObjectError, signing.BadSignature) as error:
             query = request.GET.copy()
             query.pop("signed_version", None)
-            return self._told(request, f"{request.path}?{query.urlencode()}".rstrip("?"))
+            return self._told(request, error, f"{request.path}?{query.urlencode()}".rstrip("?"))
 
     def delete_model(self, request: HttpRequest, obj: VersionedModel) -> None:
         """Delete the row at the version that the page showed."""
         obj.version = read_version(obj, request.GET.get("signed_version", ""))
         super().delete_model(request, obj)
 
-    def _told(self, request: HttpRequest, url: str) -> HttpResponse:
-        self.message_user(request, _FASTER, messages.ERROR)
+    def _told(self, request: HttpRequest, error: Exception, url: str) -> HttpResponse:
+        why = _FASTER if isinstance(error, StaleObjectError) else _UNSIGNED
+        self.message_user(request, why, messages.ERROR)
         return redirect(url)
-
-
-class VersionedInlineFormSet(_InlineFormSet):
-    """Refuses to delete a row that is not as it was shown; Django does not validate those."""
-
-    def clean(self) -> None:
-        """Look at the rows that are to be deleted."""
-        super().clean()
-        for form in self.initial_forms:
-            is_refused = form.has_error(NON_FIELD_ERRORS)
-            if form.cleaned_data.get(DELETION_FIELD_NAME) and is_refused:
-                raise ValidationError(form.non_field_errors())
 
 
 class VersionedInlineMixin(_Inline):
@@ -201,48 +184,9 @@ class VersionedInlineMixin(_Inline):
         return _with_version(fieldsets) if self.has_change_permission(request, obj) else fieldsets
 
 
-class _KeyAndVersion(forms.HiddenInput):
-    """The list's template shows of hidden fields only the key."""
-
-    def __init__(self, form: Any) -> None:
-        super().__init__()
-        self._form = form
-
-    def render(self, *args: Any, **kwargs: Any) -> Any:
-        key = super().render(*args, **kwargs)
-        return mark_safe(f"{key}{self._form['signed_version']}")
-
-
-class _ListFormSet(_FormSet):
-    model: type[VersionedModel]
-
-    def add_fields(self, form: Any, index: Any) -> None:
-        super().add_fields(form, index)
-        form.fields[self.model._meta.pk.name].widget = _KeyAndVersion(form)
-
-
 def _with_version(fieldsets: Any) -> Any:
     names = [name for _, options in fieldsets for name in options["fields"]]
     if "signed_version" in names or not fieldsets:
         return fieldsets
     (title, options), *others = fieldsets
     return [(title, {**options, "fields": (*options["fields"], "signed_version")}), *others]
-
-
-def _inline_differences(formset: Any, sent: QueryDict) -> Iterator[Difference]:
-    """Yield what an inline's rows are to be and are, and put the versions shown among the sent."""
-    changed = {form.instance.pk: form for form in formset.initial_forms if form.has_changed()}
-    stored: dict[Any, Any] = QuerySet(formset.model, using=formset.queryset.db).in_bulk(
-        list(changed)
-    )
-    for pk, row in stored.items():
-        form = changed[pk]
-        now = type(form)(instance=row, prefix=form.prefix)
-        if isinstance(now, VersionedModelForm):
-            sent[form.add_prefix("signed_version")] = now.sign()
-        if form.cleaned_data.get(DELETION_FIELD_NAME):
-            yield Difference("", str(row), gettext("Deleted"), str(row), is_changed=True)
-            continue
-        for each in differences(form, now):
-            label = f"{row}: {each.label}"
-            yield Difference(each.name, label, each.mine, each.theirs, each.is_changed)

@@ -14,7 +14,8 @@ from django.utils.timezone import is_aware, localtime
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from dbpatterns.optimistic.models import VersionedModel, expected_version, stored_row
+from dbpatterns.optimistic.models import VersionedModel
+from dbpatterns.optimistic.versions import expected_version, stored_row
 
 __all__ = ["STALE", "Difference", "VersionedModelForm", "differences", "read_version"]
 __all__ += ["sign_version"]

@@ -1,12 +1,19 @@
 """The Idempotency-Key header on a view of DRF."""
 
-import threading
+import errno
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import pytest
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AnonymousUser
+from django.urls import path
 from rest_framework.exceptions import ValidationError
 from rest_framework.generics import CreateAPIView
 from rest_framework.parsers import JSONParser, MultiPartParser
@@ -20,7 +27,8 @@ from rest_framework.views import APIView, exception_handler
 from rest_framework.viewsets import ViewSet
 
 from dbpatterns.contrib.drf_idempotency import IdempotencyMixin
-from tests.processes import in_threads
+from tests.http import Answer, post, serving
+from tests.processes import in_threads, locks_waited_for, until
 from tests.testapp.models import Effect
 
 pytestmark = pytest.mark.django_db
@@ -221,33 +229,102 @@ def test_a_form_that_authentication_reads_as_a_stream_is_told_apart_too(eva: Any
 
 
 class Slow(Pay):
-    running, may_end = threading.Event(), threading.Event()
+    gate = ""  # a named pipe: the work waits until the test has opened and closed it
+
+    def get_idempotency_scope(self, request: Request) -> str:
+        return "the only client"
 
     def post(self, request: Request, **kwargs: Any) -> Response:
-        self.running.set()
-        assert self.may_end.wait(timeout=30)
+        Path(self.gate).read_bytes()
         return super().post(request, **kwargs)
 
 
+class SlowAndPatient(Slow):
+    idempotency_waits = True
+
+
+urlpatterns = [
+    path("impatient/", Slow.as_view()),
+    path("patient/", SlowAndPatient.as_view()),
+]
+
+
+@dataclass(frozen=True)
+class Race:
+    """A request that one process works at, and what sends it to another process."""
+
+    first: Future[Answer]
+    send_again: Callable[[], Future[Answer]]
+    may_end: Callable[[], None]
+
+
+@pytest.fixture
+def race(tmp_path: Path) -> Iterator[Callable[[str], Race]]:
+    """Start two processes, each of which serves one request at a time."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    code = f"from {__name__} import Slow; Slow.gate = {str(gate)!r}"
+    with ExitStack() as stack:
+        urls = [stack.enter_context(serving(__name__, code)) for _ in range(2)]
+        pool = stack.enter_context(ThreadPoolExecutor(2))
+
+        def start(name: str) -> Race:
+            def send(url: str) -> Future[Answer]:
+                headers = {"Idempotency-Key": "k"}
+                return pool.submit(post, f"{url}/{name}/", {"key": "a"}, headers)
+
+            first = send(urls[0])
+            opened = until(lambda: open_for_writing(gate))  # once the work reads
+            stack.callback(opened.close)
+            return Race(first, lambda: send(urls[1]), opened.close)
+
+        yield start
+
+
+def open_for_writing(pipe: Path) -> IO[bytes] | None:
+    try:
+        return open(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK), "wb")
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # nobody reads
+            raise
+        return None
+
+
 @pytest.mark.django_db(transaction=True)
-def test_a_running_request_is_409_with_a_time_to_wait(eva: Any) -> None:
-    Slow.running.clear(), Slow.may_end.clear()
+def test_what_another_process_works_at_is_409_with_a_time_to_wait(
+    race: Callable[[str], Race],
+) -> None:
+    running = race("impatient")
+    second = running.send_again().result(timeout=60)
+    assert not running.first.done()
+    running.may_end()
+    assert (running.first.result(timeout=60).status, second.status) == (201, 409)
+    assert second.headers["Retry-After"] == "1"
+    third = running.send_again().result(timeout=60)
+    assert (third.status, third.content) == (201, running.first.result().content)
+    assert Effect.objects.count() == 1
 
-    def ask() -> Response:
-        assert Slow.running.wait(timeout=30)
-        try:
-            return send(Slow, eva)
-        finally:
-            Slow.may_end.set()
 
-    first, second = in_threads([lambda: send(Slow, eva), ask])
-    assert (first.status_code, second.status_code) == (201, 409)
-    assert second["Retry-After"] == "1"
+@pytest.mark.postgresql  # where the wait can be seen
+@pytest.mark.django_db(transaction=True)
+def test_what_another_process_works_at_is_waited_for_by_who_is_patient(
+    race: Callable[[str], Race],
+) -> None:
+    running = race("patient")
+    waiting = running.send_again()
+    until(locks_waited_for)
+    assert [running.first.done(), waiting.done()] == [False, False]
+    running.may_end()
+    first, second = running.first.result(timeout=60), waiting.result(timeout=60)
+    assert (first.status, second.status) == (201, 201)
+    assert second.content == first.content
+    assert "Idempotency-Replayed" not in first.headers
+    assert second.headers["Idempotency-Replayed"] == "true"
     assert Effect.objects.count() == 1
 
 
 @pytest.mark.django_db(transaction=True)
-def test_or_it_is_waited_for(eva: Any) -> None:
+def test_three_at_once_are_answered_alike_by_who_is_patient(eva: Any) -> None:
     class Patient(Pay):
         idempotency_waits = True
 

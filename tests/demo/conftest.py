@@ -1,5 +1,8 @@
 """Every request of the demo's tests is guarded; fixtures of the API's tests start with `api_`.
 
+`open_page` is for the tests in a browser: each module of them has a demo, with the data its SEED
+makes.
+
 Pytest may load this file before the root conftest has set Django up: imports wait till use.
 """
 
@@ -11,7 +14,10 @@ import pytest
 from tests.emptying import emptied_after
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
     from tests.demo.api_support import Bank
+    from tests.demo.browser import Open
 
 
 @pytest.fixture(autouse=True)
@@ -65,3 +71,32 @@ def api_no_throttles(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for scope in list(SimpleRateThrottle.THROTTLE_RATES):
         monkeypatch.setitem(SimpleRateThrottle.THROTTLE_RATES, scope, None)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> "Iterator[Browser]":
+    """A browser, or a skip that says what is missing."""
+    from tests.demo.browser import running_chromium
+
+    with running_chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def site(
+    chromium: "Browser", request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The address of a demo of the module's own, with the data of its SEED."""
+    from tests.demo.browser import running_demo
+
+    with running_demo(tmp_path_factory.mktemp("demo"), request.module.SEED) as address:
+        yield address
+
+
+@pytest.fixture
+def open_page(chromium: "Browser", site: str) -> "Iterator[Open]":
+    """Open an address at a size; fails at the end if any console showed an error."""
+    from tests.demo.browser import pages_of
+
+    with pages_of(chromium, site) as open_:
+        yield open_

@@ -2,18 +2,22 @@
 
 import threading
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from django.db import connections
+from django.db import connections, transaction
 from django.http import HttpResponse
+from rest_framework.authtoken.models import Token
 from rest_framework.test import APIClient
 from rest_framework.throttling import SimpleRateThrottle
 
+from dbpatterns.ledger import models as ledger
 from dbpatterns.sharding.router import shards
 from demo.banking.models import Account, Entry, Transfer
 from tests.demo.api_support import PASSWORD, Bank, queries_by_database
+from tests.http import Answer, post
+from tests.processes import locks_waited_for, until
 
 pytestmark = [
     pytest.mark.django_db(databases="__all__"),
@@ -313,3 +317,29 @@ def test_parallel_posts_with_keys_of_their_own_never_overdraw(api_bank: Bank) ->
         statuses = Counter(pool.map(post, range(6)))
     assert statuses == {201: 3, 422: 3}
     assert balances(api_bank) == (10_000, 190_000)
+
+
+@pytest.mark.postgresql  # where the wait can be seen
+@pytest.mark.django_db(transaction=True, databases="__all__")
+def test_a_request_waits_for_the_one_that_is_running(api_bank: Bank, live_server: Any) -> None:
+    token = Token.objects.create(user=api_bank.users["alice"])
+    headers = {"Idempotency-Key": "key-1", "Authorization": f"Token {token.key}"}
+    home = api_bank.home
+    with ThreadPoolExecutor(2) as pool:
+
+        def send() -> Future[Answer]:
+            return pool.submit(post, f"{live_server.url}/api/transfers/", BODY, headers)
+
+        with transaction.atomic(using=home):
+            booked = ledger.Account.objects.using(home).select_for_update()
+            assert booked.get(pk=api_bank.alice_account.ledger_id)
+            first = send()  # has the key, and waits for its account
+            until(lambda: locks_waited_for(home) == 1)
+            second = send()
+            until(lambda: locks_waited_for(home) == 2)
+            assert [first.done(), second.done()] == [False, False]
+        answers = [first.result(timeout=60), second.result(timeout=60)]
+    assert [each.status for each in answers] == [201, 200]
+    assert answers[0].content == answers[1].content
+    assert answers[1].headers["Idempotency-Replayed"] == "true"
+    assert balances(api_bank) == (75_480, 124_520)

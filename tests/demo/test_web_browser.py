@@ -3,29 +3,15 @@
 No ORM here: Playwright keeps an event loop running, in which Django refuses to query.
 """
 
-import os
 import re
-import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
-from tests.servers import free_port
+from tests.demo.browser import DESKTOP, PASSWORD, PHONE, SMALL_PHONE, Open, assert_fits
 
 pytestmark = pytest.mark.browser
 
-SERVERS = ("DATABASE_URL", "DBPATTERNS_SHARD_URLS", "REDIS_URL", "DJANGO_SETTINGS_MODULE")
-DEADLINE_SECONDS = 60
-PHONE, SMALL_PHONE, DESKTOP = (390, 844), (360, 640), (1280, 900)
-PASSWORD = "correct horse battery staple"
 SEED = f"""
 from itertools import count
 from django.utils import timezone
@@ -64,119 +50,6 @@ for depth in range(12):
         body="deep " + "w" * 200, author_name="N" * 150,
     )
 """
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    """A browser, or a skip that says what is missing."""
-    found = os.environ.get("DBPATTERNS_TEST_CHROMIUM") or next(
-        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-    )
-    if found is None:
-        pytest.skip(
-            "Chromium is not installed: the browser tests did not run; install Debian's `chromium`"
-        )
-    root = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=found,
-            args=["--disable-dev-shm-usage", *root],
-            timeout=DEADLINE_SECONDS * 1000,
-        )
-        expect.set_options(timeout=DEADLINE_SECONDS * 1000)  # 5 seconds may be too few for a page
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def site(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a demo of our own, with data."""
-    folder = tmp_path_factory.mktemp("demo")
-    (folder / "static").mkdir()
-    clean = {name: value for name, value in os.environ.items() if name not in SERVERS}
-    environment = {**clean, "DEMO_DATA_DIR": str(folder), "DJANGO_DEBUG": "1"}
-
-    def manage(*arguments: str) -> None:
-        done = subprocess.run(
-            [sys.executable, "manage.py", *arguments],
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-
-    for alias in ("default", *(f"shard_{number}" for number in range(4))):  # of the settings
-        manage("migrate", f"--database={alias}", "--verbosity=0")
-    manage("shell", "--verbosity=0", "--command", SEED)
-    port = free_port()
-    log = folder / "server.log"
-    command = [sys.executable, "manage.py", "runserver", "--noreload", f"127.0.0.1:{port}"]
-    with log.open("w") as output:
-        server = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
-    try:
-        wait_for(f"http://127.0.0.1:{port}/login/", server, log)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        try:
-            server.wait(10)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-
-
-def wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while server.poll() is None and time.monotonic() < deadline:
-        try:
-            with urlopen(url, timeout=5):
-                return
-        except (URLError, TimeoutError):
-            time.sleep(0.05)  # polling, with a deadline
-    pytest.fail(f"The demo does not answer at {url}:\n{log.read_text()[-2000:]}")
-
-
-Open = Callable[..., Page]
-
-
-@pytest.fixture
-def open_page(chromium: Browser, site: str) -> Iterator[Open]:
-    """Open an address at a size; fails at the end if any console showed an error."""
-    errors: list[str] = []
-    contexts = []
-
-    def open_(
-        path: str, size: tuple[int, int] = DESKTOP, *, as_: str = "", scheme: Any = "light"
-    ) -> Page:
-        context = chromium.new_context(
-            base_url=site, viewport={"width": size[0], "height": size[1]}, color_scheme=scheme
-        )
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(DEADLINE_SECONDS * 1000)
-        page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        if as_:
-            page.goto(f"/login/?next={path}")
-            page.get_by_label("Username").fill(as_)
-            page.get_by_label("Password").fill(PASSWORD)
-            page.get_by_role("main").get_by_role("button", name="Log in").click()
-            page.wait_for_url(f"{site}{path}")  # the whole: /login/ names the path as the next
-        else:
-            page.goto(path)
-        return page
-
-    yield open_
-    for context in contexts:
-        context.close()
-    assert errors == []
-
-
-def assert_fits(page: Page) -> None:
-    width, room = page.evaluate(
-        "[document.scrollingElement.scrollWidth, document.scrollingElement.clientWidth]"
-    )
-    assert width <= room, f"{page.url} is {width} wide in a window of {room}"
 
 
 def fill_transfer(page: Page, *, payee: str, amount: str) -> None:

@@ -5,6 +5,7 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -24,7 +25,7 @@ from dbpatterns.idempotency.errors import (
 )
 from dbpatterns.idempotency.keys import purge, run_once
 from dbpatterns.idempotency.models import IdempotencyKey
-from tests.processes import in_threads, start_process
+from tests.processes import in_threads, locks_waited_for, start_process, until
 from tests.testapp.models import Effect
 
 
@@ -184,7 +185,10 @@ def test_the_order_of_a_fingerprint_s_names_does_not_matter() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_one_that_does_not_wait_is_told_while_another_runs() -> None:
+@pytest.mark.parametrize("is_expired", [False, True])
+def test_one_that_does_not_wait_is_told_while_another_runs(is_expired: bool) -> None:
+    if is_expired:  # and so is there, and free
+        once(expires_in=timedelta(seconds=-1))
     running, may_end = threading.Event(), threading.Event()
 
     def slow() -> dict[str, Any]:
@@ -230,6 +234,50 @@ def test_one_that_does_not_wait_gets_an_answer_that_is_there_while_others_write(
 
     _, second = in_threads([write, ask])
     assert second == keys.Outcome(first.value, is_replay=True)
+
+
+@pytest.mark.postgresql
+@pytest.mark.django_db(transaction=True)
+def test_an_index_that_is_built_is_not_taken_for_a_running_request() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute(f"LOCK TABLE {IdempotencyKey._meta.db_table} IN SHARE MODE")
+            asked = pool.submit(in_threads, [lambda: once(wait=False)])
+            until(lambda: asked.done() or locks_waited_for())
+        (outcome,) = asked.result(timeout=30)
+    assert not outcome.is_replay
+
+
+@pytest.mark.postgresql
+@pytest.mark.django_db(transaction=True)
+def test_one_that_does_not_wait_is_told_when_another_is_first_to_forget_an_expired_key() -> None:
+    once(expires_in=timedelta(seconds=-1))
+    forgotten, may_end = threading.Event(), threading.Event()
+
+    def forget() -> None:
+        with transaction.atomic():
+            IdempotencyKey.objects.all().delete()
+            forgotten.set()
+            assert may_end.wait(timeout=30)
+
+    def ask() -> None:
+        def after_the_other(execute: Any, sql: str, *rest: Any) -> Any:
+            if sql.startswith("DELETE"):
+                other.start()
+                assert forgotten.wait(timeout=30)
+            return execute(sql, *rest)
+
+        other = threading.Thread(target=in_threads, args=[[forget]])
+        try:
+            with connection.execute_wrapper(after_the_other), pytest.raises(IdempotencyInProgress):
+                once(wait=False)
+            assert other.is_alive()  # the other has not ended yet
+        finally:
+            may_end.set()
+            other.join(timeout=30)
+
+    assert in_threads([ask]) == [None]
+    assert not IdempotencyKey.objects.exists()
 
 
 @pytest.mark.postgresql

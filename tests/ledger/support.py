@@ -10,11 +10,11 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from django.db import connection, connections
+from django.db import connections
 
 from dbpatterns.ledger.models import Account
 from dbpatterns.ledger.transfers import transfer
-from tests.processes import database_url, until, until_sessions_end
+from tests.processes import database_url, locks_waited_for, until, until_sessions_end
 
 __all__ = ["balances", "funded", "in_threads", "run_worker", "started", "wait_for_blocked"]
 
@@ -68,13 +68,7 @@ def in_threads(count: int, call: Callable[[int], Any]) -> list[Any]:
 
 def wait_for_blocked() -> None:
     """Wait until a session of this PostgreSQL server waits for a lock."""
-    until(lambda: _count("SELECT count(*) FROM pg_locks WHERE NOT granted"))
-
-
-def _count(sql: str) -> int:
-    with connection.cursor() as cursor:
-        cursor.execute(sql)
-        return int(cursor.fetchone()[0])
+    until(locks_waited_for)
 
 
 def run_worker(*arguments: object) -> dict[str, Any]:

@@ -226,6 +226,20 @@ def test_a_delete_that_names_no_version_asks_first(admin_client: Client, query: 
     assert admin_client.get(url(Page, "99/delete/")).status_code == 302
 
 
+UNSIGNED = "It was not said which version was shown"
+
+
+@pytest.mark.parametrize("query", ["", "?signed_version=1", "?signed_version=1:forged"])
+def test_a_delete_that_names_no_version_is_not_told_that_someone_was_faster(
+    admin_client: Client, query: str
+) -> None:
+    row = Page.objects.create(title="old")
+    address = url(Page, f"{row.pk}/delete/{query}")
+    answer: Any = admin_client.post(address, {"post": "yes"}, follow=True)
+    assert UNSIGNED in answer.rendered_content
+    assert "faster" not in answer.rendered_content
+
+
 def test_a_delete_in_a_popup_stays_one(admin_client: Client) -> None:
     row = Page.objects.create(title="old")
     address = url(Page, f"{row.pk}/delete/?_popup=1&_to_field=id")
@@ -276,8 +290,10 @@ def test_several_are_not_deleted_without_the_versions_of_all(
     if versions:
         shown = in_browser(asked)["signed_versions"]
         sent["signed_versions"] = shown if versions == "of one" else versions
-    admin_client.post(url(Page), sent)
+    answer: Any = admin_client.post(url(Page), sent, follow=True)
     assert Page.objects.count() == 2
+    said = "Someone else was faster" if versions == "of one" else UNSIGNED
+    assert said in answer.rendered_content
 
 
 @BOTH

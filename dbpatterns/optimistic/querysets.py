@@ -1,0 +1,117 @@
+"""Writes of many versioned rows in one statement, each row's version raised with it."""
+
+from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from django.db import connections, transaction
+from django.db.models import Case, F, QuerySet, Value, When
+from django.db.models.functions import Cast
+
+from dbpatterns.errors import UsageError
+from dbpatterns.optimistic._compat import write_alias
+from dbpatterns.optimistic.fields import VersionField
+from dbpatterns.optimistic.versions import (
+    all_rows,
+    expected_version,
+    owner_of_version,
+    set_version,
+    stale_rows,
+)
+
+if TYPE_CHECKING:
+    from dbpatterns.optimistic.models import VersionedModel
+
+__all__ = ["VersionedQuerySet"]
+
+M = TypeVar("M", bound="VersionedModel")
+
+
+class VersionedQuerySet(QuerySet[M]):
+    """A queryset whose writes raise the version, so that whoever read before them is told."""
+
+    def update(self, **kwargs: Any) -> int:
+        """Write the rows and raise their versions; one statement, as Django's own.
+
+        Not the version of rows whose `version_exempt_fields` alone change. Where the version is
+        in a parent's table: a select and two statements, in one transaction.
+        Raises: UsageError: `version` is among the values.
+        """
+        if "version" in kwargs:
+            raise UsageError(
+                f"update() of {self.model.__name__} sets version, which it raises itself: leave it "
+                "out."
+            )
+        if set(kwargs) <= set(self.model.version_exempt_fields):
+            return super().update(**kwargs)
+        owner = owner_of_version(self.model)
+        if owner is self.model._meta.concrete_model:
+            return super().update(**kwargs, version=F("version") + 1)
+        alias = write_alias(self)
+        with transaction.atomic(using=alias):
+            pks = list(self.values_list("pk", flat=True))
+            all_rows(owner, alias).filter(pk__in=pks).update(version=F("version") + 1)
+            return all_rows(self.model, alias).filter(pk__in=pks).update(**kwargs)
+
+    update.alters_data = True  # type: ignore[attr-defined]
+
+    def bulk_update(
+        self, objs: Iterable[M], fields: Iterable[str], batch_size: int | None = None
+    ) -> int:
+        """Write these fields of all the objects, or of none if one of them is stale.
+
+        One statement for each batch, at most what the driver takes, in one transaction; one more
+        for fields of another table than the version's. Raises every object's version.
+        Returns: the number of rows written.
+        Raises: StaleObjectError: `pks` lists the stale ones. UnknownVersion. UsageError: a row
+            twice, or `version` among the fields.
+        """
+        rows, names = list(objs), list(fields)
+        meta, alias = self.model._meta, write_alias(self)
+        columns: list[Any] = [meta.get_field(name) for name in names]
+        if not rows or not columns or any(not c.concrete or c in meta.pk_fields for c in columns):
+            return super().bulk_update(rows, names, batch_size)  # which says what is wrong
+        expected = {row.pk: expected_version(row) for row in rows}
+        if len(expected) < len(rows) or "version" in names:
+            raise UsageError(
+                f"bulk_update() of {self.model.__name__} takes each row once, and raises version "
+                "itself: leave out what is there twice, and the version."
+            )
+        owner = owner_of_version(self.model)
+        elsewhere = [c.name for c in columns if c.model is not owner]
+        here = [c for c in columns if c.model is owner]
+        most = connections[alias].ops.bulk_batch_size(["pk"] * (3 + 2 * len(names)), rows)
+        size = min(batch_size or most, most)
+        stale: dict[Any, int] = {}
+        with transaction.atomic(using=alias):
+            for start in range(0, len(rows), size):
+                batch = rows[start : start + size]
+                held = all_rows(owner, alias).filter(pk__in=[row.pk for row in batch])
+                versions = _by_pk(batch, VersionField(), lambda row: expected[row.pk])
+                values = {c.attname: _by_pk(batch, c, attrgetter(c.attname)) for c in here}
+                written = held.filter(version=versions).update(version=F("version") + 1, **values)
+                if written < len(batch):
+                    # Which ones is seen only once those of the batch that were not are as before.
+                    stale = expected
+                    transaction.set_rollback(True, using=alias)
+                    break
+            if elsewhere and not stale:
+                all_rows(self.model, alias).bulk_update(rows, elsewhere, batch_size)
+        if stale:
+            raise stale_rows(self.model, alias, expected)
+        for row in rows:
+            set_version(row, expected[row.pk] + 1, alias)
+        return len(rows)
+
+    bulk_update.alters_data = True  # type: ignore[attr-defined]
+
+
+def _by_pk(rows: Sequence[M], field: Any, value_of: Callable[[M], Any]) -> Any:
+    cases = []
+    for row in rows:
+        value = value_of(row)
+        is_expression = hasattr(value, "resolve_expression")
+        cases.append(
+            When(pk=row.pk, then=value if is_expression else Value(value, output_field=field))
+        )
+    return Cast(Case(*cases, output_field=field), output_field=field)
