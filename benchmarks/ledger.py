@@ -3,6 +3,13 @@
 Workers are processes; the variants take turns in short slices, round by round, so that a slow
 moment of the machine hits all of them. pgbench does three updates, a select and an insert, each
 prepared: what a database can do with transactions of that kind.
+
+Readers beside a batch are compared with readers beside a writer that takes as much of the cores,
+one process and its session, but makes no savepoints: what is left is what the savepoints do.
+Readers with nobody beside them are shown too, and what PostgreSQL looked up for savepoints.
+
+"Prepared" is Django with `server_side_binding` and `prepare_threshold` among its OPTIONS. The least
+call is a function that inserts one row of one number: no transfer from Django can cost less.
 """
 
 import multiprocessing
@@ -22,7 +29,7 @@ from django.core.management import call_command
 from django.db import connection, connections, transaction
 
 from benchmarks.measuring import Bar, row
-from dbpatterns.ledger.batches import Payment, pay_batch
+from dbpatterns.ledger.batches import SAVEPOINTS, Payment, pay_batch
 from dbpatterns.ledger.hot_accounts import Batcher
 from dbpatterns.ledger.models import Account
 from dbpatterns.ledger.slots import Slots
@@ -43,6 +50,8 @@ CONTENDED = float(os.environ.get("BENCH_SECONDS", "30"))
 BATCH = 1_000
 WINDOW = 50
 """Payments that each thread has under way at the batcher."""
+READERS = 4
+READ = "SELECT id, balance FROM dbpatterns_ledger_account WHERE id = ANY(%s)"
 PLAIN: Any = (Wallet, WalletPayment)
 """Untyped, since the type checker's settings do not have the tests' models."""
 DATABASE = f"{connection.display_name} {'.'.join(map(str, connection.get_database_version()))}"
@@ -60,10 +69,11 @@ def rows() -> list[Row]:
     first = _open_accounts()
     pair, one_pair = _pairs(first), _pairs(first, hot=True)
     counts = (1, WORKERS) if _is_server() else (1,)
-    made = [_transfers(workers, pair) for workers in counts]
+    made = [each for workers in counts for each in _transfers(workers, pair)]
     made.append(_batches(pair))
-    made.append(_hot(one_pair))
+    made += _hot(one_pair)
     if _is_server():
+        made.append(_read_beside(pair))
         made.append(_contended(first))
     report = verify_ledger()
     assert report.is_sound, report.findings[:10]
@@ -90,25 +100,51 @@ def _pairs(first: int, *, hot: bool = False) -> Callable[[], tuple[int, int]]:
     return pair
 
 
-def _transfers(workers: int, pair: Callable[[], tuple[int, int]]) -> Row:
+def _transfers(workers: int, pair: Callable[[], tuple[int, int]]) -> list[Row]:
     races = {
         "ours": _processes(workers, _ours(pair)),
         "naive": _processes(workers, _naive(pair)),
         **_pgbench(workers),
     }
+    if _is_server():
+        races |= {
+            "ours, prepared": _prepared(races["ours"]),
+            "naive, prepared": _prepared(races["naive"]),
+            "least": _prepared(_processes(workers, _least())),
+        }
     rates = _interleave(races)
-    pgbench = _ratio(rates, "ours", "pgbench")
-    return row(
-        DATABASE,
-        f"transfer, {workers} workers, {ACCOUNTS:,} accounts",
-        unit="/s",
-        figures=_figures(rates),
-        ratio=_ratio(rates, "ours", "naive"),
-        bar=Bar(5, "times naive", at_least=True) if workers > 1 else None,
-        also=_beside(pgbench, 0.8 if workers > 1 else None),
-        spread=_spread(rates["ours"]),
-        detail=rates,
-    )
+    measured = f"transfer, {workers} workers, {ACCOUNTS:,} accounts"
+    made = [
+        row(
+            DATABASE,
+            measured + words,
+            unit="/s",
+            figures=_figures(
+                {**rates, "ours": rates["ours" + words], "naive": rates["naive" + words]}
+            ),
+            ratio=_ratio(rates, "ours" + words, "naive" + words),
+            bar=Bar(5, "times naive", at_least=True) if workers > 1 else None,
+            also=_beside(
+                _ratio(rates, "ours" + words, "pgbench"), 0.8 if workers > 1 and words else None
+            ),
+            spread=_spread(rates["ours" + words]),
+            detail=rates,
+        )
+        for words in (("", ", prepared") if _is_server() else ("",))
+    ]
+    if _is_server():
+        made.append(
+            row(
+                DATABASE,
+                f"the least call from Django, {workers} workers, prepared",
+                unit="/s",
+                figures={**_figures(rates), "ours": statistics.median(rates["least"])},
+                also=_beside(_ratio(rates, "least", "pgbench"), None),
+                spread=_spread(rates["least"]),
+                detail=rates,
+            )
+        )
+    return made
 
 
 def _batches(pair: Callable[[], tuple[int, int]]) -> Row:
@@ -134,31 +170,138 @@ def _batches(pair: Callable[[], tuple[int, int]]) -> Row:
     )
 
 
-def _hot(pair: Callable[[], tuple[int, int]]) -> Row:
+def _hot(pair: Callable[[], tuple[int, int]]) -> list[Row]:
     workers = WORKERS if _is_server() else 1
     races = {
-        "ours": lambda: _batched(pair, WINDOW),
-        "naive": _processes(workers, _naive(pair)),
-        "single": _processes(workers, _ours(pair)),
+        "batcher": lambda: _batched(pair, WINDOW),
         "blocking": lambda: _batched(pair, 1),
         "slots": _processes(workers, _slotted(pair)),
+        "single": _processes(workers, _ours(pair)),
+        "naive": _processes(workers, _naive(pair)),
     }
     rates = _interleave(races)
-    single, blocking, slots = (
-        statistics.median(rates[each]) for each in ("single", "blocking", "slots")
+    single, blocking = (statistics.median(rates[each]) for each in ("single", "blocking"))
+    return [
+        row(
+            DATABASE,
+            f"hot account, {workers} workers, {words}",
+            unit="/s",
+            figures=_figures({**rates, "ours": rates[name]}),
+            ratio=_ratio(rates, name, "single"),
+            bar=Bar(limit, "times single", at_least=True) if limit and _is_server() else None,
+            also=also,
+            spread=_spread(rates[name]),
+            detail=rates,
+        )
+        for name, words, limit, also in (
+            (
+                *("batcher", "Batcher", 5),
+                f"single {single:,.0f}/s; Batcher with callers that wait {blocking:,.0f}/s",
+            ),
+            ("slots", "16 Slots", None, f"single {single:,.0f}/s; in the caller's transaction"),
+        )
+    ]
+
+
+def _read_beside(pair: Callable[[], tuple[int, int]]) -> Row:
+    """Readers of accounts while a batch of 1,000 runs, by each strategy."""
+
+    def batch(strategy: Any) -> Step:
+        return lambda: (
+            pay_batch([Payment(*pair(), 1) for _ in range(BATCH)], strategy=strategy).made
+        )
+
+    def without_savepoints() -> int:
+        with transaction.atomic():
+            for _ in range(SAVEPOINTS):
+                transfer(*pair(), 1)
+        return SAVEPOINTS
+
+    def savepoints_without_end() -> int:
+        with transaction.atomic():
+            for _ in range(BATCH):
+                with transaction.atomic():
+                    transfer(*pair(), 1)
+        return BATCH
+
+    strategies = ("set", "bisect", "savepoint")
+    writers = {each: batch(each) for each in strategies} | {
+        "plain": without_savepoints,
+        "naive": savepoints_without_end,
+    }
+    looked: dict[str, list[float]] = {name: [] for name in (*writers, "idle")}
+    rates = _interleave(
+        {name: _beside_writer(writers.get(name), pair, looked[name]) for name in looked}
     )
+    ratios = {each: _ratio(rates, each, "plain") or 0.0 for each in (*strategies, "naive")}
+    worst = min(strategies, key=ratios.__getitem__)
+    told = [
+        f"{name} {ratios.get(name, 1):.2f} ({_ratio(rates, name, 'idle'):.2f} of idle, "
+        f"{statistics.median(looked[name]):.2g} lookups a read)"
+        for name in writers
+    ]
     return row(
         DATABASE,
-        f"hot account, {WORKERS} workers, Batcher",
+        f"{READERS} readers beside pay_batch of {BATCH:,}",
         unit="/s",
-        figures=_figures(rates),
-        ratio=_ratio(rates, "ours", "single"),
-        bar=Bar(5, "times single", at_least=True) if _is_server() else None,
-        also=f"single {single:,.0f}/s; Batcher with callers that wait {blocking:,.0f}/s; "
-        f"16 slots {slots:,.0f}/s",
-        spread=_spread(rates["ours"]),
-        detail=rates,
+        figures=_figures({**rates, "ours": rates[worst]}),
+        ratio=ratios[worst],
+        bar=Bar(0.95, "times beside a writer without savepoints", at_least=True),
+        also="; ".join(told) + f" (naive: {BATCH:,} savepoints in one transaction)",
+        spread=_spread(rates[worst]),
+        detail={**rates, "lookups": looked},
     )
+
+
+def _beside_writer(
+    write: Step | None, pair: Callable[[], tuple[int, int]], looked: list[float]
+) -> Race:
+    """Count what readers read in a second while one process writes on and on, or none does.
+
+    `looked` takes how often PostgreSQL looked up or noted, for each read, which transaction a
+    savepoint belongs to.
+    """
+
+    def read() -> int:
+        with connection.cursor() as cursor:
+            if random.random() < 0.02:  # as any server has other writers, which end meanwhile
+                cursor.execute("SELECT pg_current_xact_id()")
+            cursor.execute(READ, [[each for _ in range(10) for each in pair()]])
+            return len(cursor.fetchall()) and 1
+
+    def race() -> float:
+        before = _lookups()
+        connections.close_all()
+        context = multiprocessing.get_context("fork")
+        begun, enough = context.Event(), context.Event()
+
+        def work(write: Step) -> None:
+            write()  # connects, and warms the server's caches
+            begun.set()
+            while not enough.is_set():
+                write()
+            connections.close_all()
+
+        writer = context.Process(target=work, args=(write,)) if write else None
+        if writer:
+            writer.start()
+            begun.wait(timeout=60)
+        rate = _processes(READERS, read)()
+        enough.set()
+        if writer:
+            writer.join()
+        looked.append((_lookups() - before) / (rate * SLICE))
+        return rate
+
+    return race
+
+
+def _lookups() -> int:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT sum(blks_hit + blks_read) FROM pg_stat_slru WHERE name ILIKE 'subtrans%'"
+        )
+        return int(cursor.fetchone()[0])
 
 
 def _contended(first: int) -> Row:
@@ -196,6 +339,40 @@ def _ours(pair: Callable[[], tuple[int, int]]) -> Step:
         return 1
 
     return step
+
+
+def _least() -> Step:
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE IF NOT EXISTS bench_least (number bigint)")
+        cursor.execute(
+            "CREATE OR REPLACE FUNCTION bench_least(number bigint) RETURNS bigint LANGUAGE plpgsql"
+            " AS $$ BEGIN INSERT INTO bench_least VALUES (number); RETURN number; END $$"
+        )
+
+    def step() -> int:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT bench_least(%s)", [1])
+            return int(cursor.fetchone()[0])
+
+    return step
+
+
+def _prepared(race: Race) -> Race:
+    """Run a variant with the statements that it repeats prepared by the server."""
+
+    def run() -> float:
+        before = connection.settings_dict["OPTIONS"]
+        connection.settings_dict["OPTIONS"] = before | {
+            "server_side_binding": True,
+            "prepare_threshold": 0,
+        }
+        try:
+            return race()  # which opens connections anew
+        finally:
+            connection.settings_dict["OPTIONS"] = before
+            connections.close_all()
+
+    return run
 
 
 def _slotted(pair: Callable[[], tuple[int, int]]) -> Step:

@@ -30,6 +30,8 @@ from dbpatterns.ledger.posting import (
 
 __all__ = ["expire_transfers", "post_transfer", "reverse_transfer", "transfer", "void_transfer"]
 
+COLUMNS = [field.attname for field in Transfer._meta.concrete_fields]
+
 
 def transfer(
     source: Account | int,
@@ -160,7 +162,8 @@ def _transfer_id(made: Transfer | int) -> int:
 
 
 def _make(alias: str, payment: Payment, reverses: int | None) -> Transfer:
-    if connections[alias].vendor != "postgresql":
+    connection = connections[alias]
+    if connection.vendor != "postgresql":
         return _make_here(alias, payment, reverses)
     source, destination = account_id(payment.source), account_id(payment.destination)
     if reverses is None:
@@ -170,21 +173,21 @@ def _make(alias: str, payment: Payment, reverses: int | None) -> Transfer:
         for each in (source, destination):
             if not 0 < each <= MAX_BALANCE:
                 raise errors.AccountNotFound(account=each)
-    options = {
-        "p_currency": payment.currency,
-        "p_key": payment.idempotency_key,
-        "p_pending": payment.pending or None,
-        "p_expires_in": payment.expires_in,
-        "p_reference": payment.reference or None,
-        "p_reverses": reverses,
-    }
-    given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
-    named = "".join(f", {key} => %s" for key in given)
-    with connections[alias].cursor() as cursor:
-        cursor.execute(
-            f"SELECT * FROM dbpatterns_ledger_move(%s, %s, %s{named})",
-            [source, destination, payment.amount, *given.values()],
-        )
+    values: list[Any] = [source, destination, payment.amount]
+    named = ""
+    for name, value in (
+        ("p_currency", payment.currency),
+        ("p_key", payment.idempotency_key),
+        ("p_pending", payment.pending or None),
+        ("p_expires_in", payment.expires_in),
+        ("p_reference", payment.reference or None),
+        ("p_reverses", reverses),
+    ):
+        if value is not None:
+            named += f", {name} => %s"
+            values.append(value)
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT * FROM dbpatterns_ledger_move(%s, %s, %s{named})", values)
         code, facts, is_replay, number, currency, made_at, made_until = cursor.fetchone()
     if code:
         raise errors.refusal(code, json.loads(facts))
@@ -192,39 +195,24 @@ def _make(alias: str, payment: Payment, reverses: int | None) -> Transfer:
         made = Transfer.objects.using(alias).get(pk=number)
         made.is_replay = is_replay
         return made
-    return _row(
-        alias,
-        id=number,
-        source_id=source,
-        destination_id=destination,
-        amount=payment.amount,
-        posted_amount=0 if payment.pending else payment.amount,
-        currency=currency,
-        status="pending" if payment.pending else "posted",
-        reference=payment.reference,
-        idempotency_key=payment.idempotency_key or "",
-        created_at=made_at,
-        expires_at=made_until,
-    )
-
-
-def _row(alias: str, **columns: Any) -> Transfer:
-    names = [field.attname for field in Transfer._meta.concrete_fields]
-    return Transfer.from_db(alias, names, [columns.get(name) for name in names])
+    status, posted = ("pending", 0) if payment.pending else ("posted", payment.amount)
+    key = payment.idempotency_key or ""
+    row = [number, source, destination, payment.amount, posted, currency, status]
+    row += [payment.reference, key, None, made_at, made_until, None]
+    return Transfer.from_db(alias, COLUMNS, row)
 
 
 def _end(alias: str, number: int, status: str, amount: int | None) -> Transfer:
     if connections[alias].vendor != "postgresql":
         return _end_here(alias, number, status, amount)
-    names = [field.attname for field in Transfer._meta.concrete_fields]
-    columns = ", ".join(f"(made).{name}" for name in names)
+    columns = ", ".join(f"(made).{name}" for name in COLUMNS)
     with connections[alias].cursor() as cursor:
         cursor.execute(
             f"SELECT refusal, facts, {columns} FROM dbpatterns_ledger_end(%s, %s, %s)",
             [number, status, amount],
         )
         code, facts, *row = cursor.fetchone()
-    made = Transfer.from_db(alias, names, row)
+    made = Transfer.from_db(alias, COLUMNS, row)
     if not code:
         return made
     told = json.loads(facts)

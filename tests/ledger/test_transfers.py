@@ -662,6 +662,39 @@ def test_entries_are_the_two_sides_of_their_transfer(amounts: list[tuple[int, in
     assert caught.value.__cause__.sqlstate == "DL002"  # type: ignore[union-attr]
 
 
+@pytest.mark.postgresql
+@pytest.mark.django_db
+@pytest.mark.parametrize("amount", [0, 1])
+def test_an_entry_beside_a_damaged_one_is_refused(amount: int) -> None:
+    made = transfer(*funded(100, 0), 10)
+    debit, credit = made.entries.order_by("amount")
+    with unguarded_ledger():
+        debit.delete() if amount == 0 else Entry.objects.filter(pk=debit.pk).update(amount=-11)
+        credit.delete()
+    credit.pk = None
+    with pytest.raises(DatabaseError) as caught, transaction.atomic():
+        Entry.objects.bulk_create([credit])
+    assert caught.value.__cause__.sqlstate == "DL002"  # type: ignore[union-attr]
+
+
+@pytest.mark.postgresql
+@pytest.mark.django_db(transaction=True)
+def test_entries_of_a_batch_are_each_proven() -> None:
+    payer, payee, third = funded(100, 0, 0)
+    options = {"amount": 10, "posted_amount": 10, "currency": "EUR", "status": "posted"}
+    pairs = ((payer, payee), (payer, third))
+    made = [Transfer.objects.create(source=a, destination=b, **options) for a, b in pairs]
+    entries = [
+        Entry(transfer=each, account=side, account_version=9 + n, amount=amount, balance_after=0)
+        for n, each in enumerate(made)
+        for side, amount in ((each.source, -10), (each.destination, 10))
+    ]
+    for wrong in range(4):
+        with pytest.raises(DatabaseError), transaction.atomic():
+            Entry.objects.bulk_create(entries[:wrong] + entries[wrong + 1 :])
+    Entry.objects.bulk_create(entries)
+
+
 @pytest.mark.django_db
 def test_each_side_of_a_transfer_is_entered_once() -> None:
     made = transfer(*funded(100, 0), 10)

@@ -211,12 +211,12 @@ BEGIN
             SET pending_credits = destination.pending_credits + p_amount WHERE id = p_destination;
         RETURN;
     END IF;
-    UPDATE dbpatterns_ledger_account
-        SET balance = source.balance - p_amount, version = source.version + 1
-        WHERE id = p_source;
-    UPDATE dbpatterns_ledger_account
-        SET balance = destination.balance + p_amount, version = destination.version + 1
-        WHERE id = p_destination;
+    -- One statement for both: each would read the table's constraints anew.
+    UPDATE dbpatterns_ledger_account SET
+        balance = CASE id WHEN p_source THEN source.balance - p_amount
+            ELSE destination.balance + p_amount END,
+        version = version + 1
+        WHERE id IN (p_source, p_destination);
     INSERT INTO dbpatterns_ledger_entry (
         transfer_id, account_id, account_version, amount, balance_after
     ) VALUES
