@@ -6,7 +6,6 @@ Two writers who expect the same version meet on the unique index of (stream, ver
 and the other is told. Nothing is read first, so nothing can have changed since.
 """
 
-import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -138,15 +137,10 @@ def _insert(alias: str, batch: Batch, expected: Expected | int) -> list[tuple[in
     elif isinstance(expected, int) and expected > 0:
         last = f"SELECT version, xid FROM {table} WHERE stream = %s AND version = %s"
         before = [batch.stream, expected]
-    columns = (batch.types, batch.type_versions, batch.data, batch.metadata, batch.event_ids)
     if is_postgresql:
-        sql, values = _POSTGRESQL, list[Any](columns)
+        sql, values = _POSTGRESQL, list[Any](batch.columns)
     else:
-        rows = ",".join(
-            f"[{json.dumps(type)},{version},{data},{metadata},{json.dumps(event_id.hex)}]"
-            for type, version, data, metadata, event_id in zip(*columns, strict=True)
-        )
-        sql, values = _SQLITE, [f"[{rows}]"]
+        sql, values = _SQLITE, [f"[{','.join(batch.rows())}]"]
     # In autocommit the statement is the transaction; atomic() would make it three round trips.
     guard = transaction.atomic(using=alias) if connection.in_atomic_block else nullcontext()
     with guard, connection.cursor() as cursor:

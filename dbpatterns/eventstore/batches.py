@@ -3,7 +3,7 @@
 import json
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,6 +69,19 @@ class Batch:
         types = [each.type for each in events]
         versions = [current_version(each) for each in types]
         return cls(stream, types, versions, data, metadata, [each.event_id for each in events])
+
+    @property
+    def columns(self) -> tuple[list[Any], ...]:
+        """What differs from event to event, as arrays for PostgreSQL."""
+        return (self.types, self.type_versions, self.data, self.metadata, self.event_ids)
+
+    def rows(self) -> Iterator[str]:
+        """Yield each event as a JSON array for SQLite: the columns, and the stream."""
+        for type, version, data, metadata, event_id in zip(*self.columns, strict=True):
+            yield (
+                f"[{json.dumps(type)},{version},{data},{metadata},{json.dumps(event_id.hex)},"
+                f"{json.dumps(self.stream)}]"
+            )
 
 
 def _encode(event: NewEvent, value: Mapping[str, Any]) -> str:
