@@ -14,7 +14,7 @@ installed app is imported at start.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -60,6 +60,14 @@ class Projection:
         """
         raise NotImplementedError
 
+    def apply_page(self, events: Sequence[RecordedEvent], *, generation: int, using: str) -> None:
+        """Write what a page of events means; one after the other, unless you do it in bulk.
+
+        The same rules as for `apply`, which is not called if you override this.
+        """
+        for event in events:
+            self.apply(event, generation=generation, using=using)
+
     @classmethod
     def rows(cls, using: str | None = None) -> QuerySet[Any]:
         """Return the rows to read, those of the live generation; one query with theirs in it."""
@@ -85,9 +93,9 @@ def catch_up(
 ) -> int:
     """Apply events until there is none to see, and return how many this call applied.
 
-    For each page: three queries to read, one UPDATE that takes the page, and what `apply` does, in
-    one transaction. Two at once share the work: one waits, finds the page taken and goes on after
-    it. Call it from a loop, from cron, or after an append.
+    For each page: three queries to read, one UPDATE that takes the page, and what `apply_page`
+    does, in one transaction. Two at once share the work: one waits, finds the page taken and goes
+    on after it. Call it from a loop, from cron, or after an append.
 
     Args:
         must_stop: asked after each page, with the number of its events.
@@ -121,8 +129,7 @@ def catch_up(
                 events=state.events + len(events),
             ):
                 continue
-            for event in events:
-                projection.apply(event, generation=state.generation, using=alias)
+            projection.apply_page(events, generation=state.generation, using=alias)
         applied += len(events)
         if telemetry.is_heard():
             telemetry.emit(
@@ -152,15 +159,20 @@ def prepare(name: str, *, using: str, restart: bool = False) -> ProjectionState:
     begun = states.filter(generation__gt=live.generation).order_by("-generation").first()
     if begun and not restart:
         return begun
-    return states.create(name=name, generation=(begun or live).generation + 1, is_live=False)
+    new = ProjectionState(name=name, generation=(begun or live).generation + 1, is_live=False)
+    states.bulk_create([new], ignore_conflicts=True)  # of two who begin, one makes it
+    return states.get(generation=new.generation)
 
 
 def go_live(state: ProjectionState, *, using: str) -> None:
-    """Let readers see a rebuilt generation instead of the one before; one transaction."""
+    """Let readers see a rebuilt generation instead of the one before; one transaction.
+
+    Does nothing if it is seen already, or a later one is: another run was faster.
+    """
     states = ProjectionState.objects.using(using).filter(name=state.name)
     with transaction.atomic(using=using):
-        states.filter(is_live=True).update(is_live=False)
-        states.filter(pk=state.pk).update(is_live=True)
+        if states.filter(is_live=True, generation__lt=state.generation).update(is_live=False):
+            states.filter(pk=state.pk).update(is_live=True)
 
 
 def sweep(name: str, *, using: str, batch_size: int = 500) -> int:

@@ -6,8 +6,10 @@ from django.core.management.base import CommandParser
 from django.db import DEFAULT_DB_ALIAS
 
 from dbpatterns.commands import Exit, OperationalCommand, Progress, Report
+from dbpatterns.errors import UsageError
 from dbpatterns.eventstore.models import ProjectionState, StoredEvent
 from dbpatterns.eventstore.projections import catch_up, go_live, prepare, registered, sweep
+from dbpatterns.placement import databases_of
 
 
 class Command(OperationalCommand):
@@ -29,7 +31,7 @@ class Command(OperationalCommand):
     def operate(self, **options: Any) -> Report:
         """Go on where an earlier run ended, or begin."""
         name, batch_size = options["name"], options["batch_size"]
-        database = options["database"] or DEFAULT_DB_ALIAS
+        database = options["database"] or _database(name)
         total = StoredEvent.objects.using(database).count()
         if options["dry_run"]:
             states = ProjectionState.objects.using(database).filter(name=name, is_live=False)
@@ -67,3 +69,16 @@ class Command(OperationalCommand):
         progress.advance(events)
         self.pause()
         return self.must_stop()
+
+
+def _database(name: str) -> str:
+    """Return where to rebuild it when nobody says so: the default database, or the only one."""
+    known = databases_of(registered()[name].model) if name in registered() else []
+    if DEFAULT_DB_ALIAS in known or not known:
+        return DEFAULT_DB_ALIAS  # where a name that nobody has is refused
+    if len(known) > 1:
+        raise UsageError(
+            f"The rows of projection {name!r} are in {', '.join(known)}, each made from the events "
+            "beside it: name one by --database, and rebuild one after the other."
+        )
+    return known[0]
