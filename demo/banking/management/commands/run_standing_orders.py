@@ -1,4 +1,4 @@
-"""`manage.py run_standing_orders [--date D]`: execute the standing orders, then prove the books."""
+"""`manage.py run_standing_orders [--date D]`: pay what is due, feed statements, prove the books."""
 
 import datetime
 from argparse import ArgumentTypeError
@@ -9,8 +9,11 @@ from django.core.management.base import CommandParser
 from django.utils import timezone
 
 from dbpatterns.commands import Exit, OperationalCommand, Report
+from dbpatterns.eventstore.projections import catch_up
 from demo.banking.books import prove_books
 from demo.banking.money import format_amount
+from demo.banking.projections import Statements
+from demo.banking.repositories import Shards
 from demo.banking.standing_orders import count_due, execute_due
 
 
@@ -34,7 +37,10 @@ class Command(OperationalCommand):
     def operate(
         self, *, date: datetime.date | None, dry_run: bool, batch_size: int, **_: Any
     ) -> Report:
-        """Pay or refuse batch by batch, a transaction each; exit 1 only if the books are wrong."""
+        """Pay or refuse batch by batch, a transaction each; exit 1 only if the books are wrong.
+
+        The statements are fed then, page by page.
+        """
         due_on = date or timezone.localdate()
         total = count_due(due_on)
         if dry_run:
@@ -54,6 +60,8 @@ class Command(OperationalCommand):
                         paid += done.amount
                 if self.must_stop():
                     break
+        for shard in Shards():  # else the first readers would wait for the day's lines
+            catch_up(Statements(), using=shard.alias, must_stop=lambda _: self.must_stop())
         stopped = outcomes.total() + len(refused) < total and self.must_stop()
         proofs = prove_books()
         faults = [fault for proof in proofs.values() for fault in proof.faults]
