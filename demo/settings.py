@@ -52,6 +52,7 @@ INSTALLED_APPS = [
     "dbpatterns.sharding",
     "dbpatterns.idempotency",
     "dbpatterns.ledger",
+    "dbpatterns.eventstore",
     "demo.users",
     "demo.blog",
     "demo.banking",
@@ -127,10 +128,16 @@ DATABASE_ROUTERS = ["dbpatterns.sharding.router.ShardRouter"]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 DBPATTERNS = {
-    # Beside the bank's rows, so that a key, a booking and what it books are one transaction.
+    # Beside the bank's rows, so that a key, a booking, what it books and its events are one
+    # transaction.
     "SHARDING": {
         "SHARDS": SHARDS,
-        "APPS": ["banking", "dbpatterns_idempotency", "dbpatterns_ledger"],
+        "APPS": [
+            "banking",
+            "dbpatterns_eventstore",
+            "dbpatterns_idempotency",
+            "dbpatterns_ledger",
+        ],
     },
     # A log line, not a warning: it goes where all others go, and `python -W error` breaks no page.
     "QUERIES": {"MODE": "log", "WRITES": "log"},

@@ -3,13 +3,9 @@
 from demo.settings import *  # noqa: F403
 from demo.settings import DATA_DIR, DATABASE_ROUTERS, DATABASES, DBPATTERNS, INSTALLED_APPS
 
-INSTALLED_APPS = [
-    *INSTALLED_APPS,
-    "dbpatterns.eventstore",
-    "tests.testapp",
-]
+INSTALLED_APPS = [*INSTALLED_APPS, "tests.testapp"]
 
-# The demo's ledger and keys are on its shards; tests of these two apps have them on `default`.
+# The demo's ledger, keys and events are on its shards; tests of these apps have them on `default`.
 DATABASE_ROUTERS = ["tests.testapp.placement.AlsoOnDefault", *DATABASE_ROUTERS]
 
 # Tests of the guard start from its defaults; those of the demo raise, see tests/demo/conftest.py.

@@ -14,7 +14,7 @@ installed app is imported at start.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -26,7 +26,7 @@ from dbpatterns.errors import UsageError
 from dbpatterns.eventstore.models import ProjectionState
 from dbpatterns.eventstore.reading import Checkpoint, RecordedEvent, read_all
 
-__all__ = ["Projection", "catch_up", "go_live", "prepare", "registered", "sweep"]
+__all__ = ["Projection", "catch_up", "find", "go_live", "prepare", "registered", "sweep"]
 
 _registered: dict[str, type["Projection"]] = {}
 
@@ -60,6 +60,14 @@ class Projection:
         """
         raise NotImplementedError
 
+    def apply_page(self, events: Sequence[RecordedEvent], *, generation: int, using: str) -> None:
+        """Write what a page of events means; one after the other, unless you do it in bulk.
+
+        The same rules as for `apply`, which is not called if you override this.
+        """
+        for event in events:
+            self.apply(event, generation=generation, using=using)
+
     @classmethod
     def rows(cls, using: str | None = None) -> QuerySet[Any]:
         """Return the rows to read, those of the live generation; one query with theirs in it."""
@@ -75,6 +83,14 @@ def registered() -> Mapping[str, type[Projection]]:
     return MappingProxyType(_registered)
 
 
+def find(name: str) -> type[Projection]:
+    """Return a projection by its name; UsageError if none has it."""
+    if name not in _registered:
+        known = ", ".join(sorted(_registered)) or "none"
+        raise UsageError(f"There is no projection {name!r}. Known: {known}.")
+    return _registered[name]
+
+
 def catch_up(
     projection: Projection,
     *,
@@ -85,20 +101,23 @@ def catch_up(
 ) -> int:
     """Apply events until there is none to see, and return how many this call applied.
 
-    For each page: three queries to read, one UPDATE that takes the page, and what `apply` does, in
-    one transaction. Two at once share the work: one waits, finds the page taken and goes on after
-    it. Call it from a loop, from cron, or after an append.
+    For each page: three queries to read, one UPDATE that takes the page, and what `apply_page`
+    does, in one transaction. Two at once share the work: one waits, finds the page taken and goes
+    on after it. Call it from a loop, from cron, or after an append.
 
     Args:
         must_stop: asked after each page, with the number of its events.
         state: of the generation to feed; the live one if not given, whichever that is then.
+            Feeds nothing if it is forgotten, because a later generation went live.
     """
     alias = using or router.db_for_write(ProjectionState)
     states = ProjectionState.objects.using(alias)
     applied, given = 0, state
     while True:
         started = time.monotonic()
-        state = states.get(pk=given.pk) if given else _live(projection.name, alias)
+        state = states.filter(pk=given.pk).first() if given else _live(projection.name, alias)
+        if state is None:
+            return applied
         after = Checkpoint(state.epoch, state.xid, state.position) if state.epoch else None
         events = read_all(after=after, limit=batch_size, using=alias)
         if not events:
@@ -121,8 +140,7 @@ def catch_up(
                 events=state.events + len(events),
             ):
                 continue
-            for event in events:
-                projection.apply(event, generation=state.generation, using=alias)
+            projection.apply_page(events, generation=state.generation, using=alias)
         applied += len(events)
         if telemetry.is_heard():
             telemetry.emit(
@@ -144,23 +162,26 @@ def prepare(name: str, *, using: str, restart: bool = False) -> ProjectionState:
         restart: a new one in any case; what was begun goes with the old generation.
     Raises: UsageError: no projection has the name.
     """
-    if name not in _registered:
-        known = ", ".join(sorted(_registered)) or "none"
-        raise UsageError(f"There is no projection {name!r}. Known: {known}.")
+    find(name)
     live = _live(name, using)
     states = ProjectionState.objects.using(using).filter(name=name)
     begun = states.filter(generation__gt=live.generation).order_by("-generation").first()
     if begun and not restart:
         return begun
-    return states.create(name=name, generation=(begun or live).generation + 1, is_live=False)
+    new = ProjectionState(name=name, generation=(begun or live).generation + 1, is_live=False)
+    states.bulk_create([new], ignore_conflicts=True)  # of two who begin, one makes it
+    return states.get(generation=new.generation)
 
 
 def go_live(state: ProjectionState, *, using: str) -> None:
-    """Let readers see a rebuilt generation instead of the one before; one transaction."""
+    """Let readers see a rebuilt generation instead of the one before; one transaction.
+
+    Does nothing if it is seen already, or a later one is: another run was faster.
+    """
     states = ProjectionState.objects.using(using).filter(name=state.name)
     with transaction.atomic(using=using):
-        states.filter(is_live=True).update(is_live=False)
-        states.filter(pk=state.pk).update(is_live=True)
+        if states.filter(is_live=True, generation__lt=state.generation).update(is_live=False):
+            states.filter(pk=state.pk).update(is_live=True)
 
 
 def sweep(name: str, *, using: str, batch_size: int = 500) -> int:
@@ -169,7 +190,7 @@ def sweep(name: str, *, using: str, batch_size: int = 500) -> int:
     The last call, which returns 0, forgets those generations. Two statements.
     """
     live = _live(name, using)
-    rows = _registered[name].model._default_manager.using(using)
+    rows = find(name).model._default_manager.using(using)
     old = rows.filter(generation__lt=live.generation)
     found = list(old.values_list("pk", flat=True)[:batch_size])
     if not found:

@@ -89,7 +89,7 @@ def read(
     while True:
         page = list(rows.filter(version__gte=from_version)[:_PAGE])
         for row in page:
-            yield _event(row, epoch=None)
+            yield recorded(row)
         if len(page) < _PAGE:
             return
         from_version = page[-1].version + 1
@@ -130,7 +130,7 @@ def read_all(
         sql = f"SELECT * FROM {table} WHERE position > %s ORDER BY position LIMIT %s"
         values = (position, limit)
     rows = StoredEvent.objects.using(alias).raw(sql, values)
-    return [_event(row, epoch) for row in rows]
+    return [recorded(row, epoch) for row in rows]
 
 
 def horizon(*, using: str | None = None) -> Horizon:
@@ -185,7 +185,8 @@ def _epoch(alias: str) -> uuid.UUID:
     row = rows.first()
     if row is None:
         first = EventStoreEpoch(epoch=uuid.uuid4(), server=_server(alias))
-        rows.bulk_create([first], ignore_conflicts=True)  # of two readers, one makes it
+        made = EventStoreEpoch.objects.using(alias)
+        made.bulk_create([first], ignore_conflicts=True)  # of two readers, one makes it
         row = rows.get()
     if row.server != row.here:
         raise EpochChanged(
@@ -205,7 +206,8 @@ def _server(alias: str) -> Any:
     return RawSQL(identity, (), output_field=CharField())
 
 
-def _event(row: StoredEvent, epoch: uuid.UUID | None) -> RecordedEvent:
+def recorded(row: StoredEvent, epoch: uuid.UUID | None = None) -> RecordedEvent:
+    """Return a stored event as today's code knows it; no query."""
     return RecordedEvent(
         stream=row.stream,
         version=row.version,

@@ -13,6 +13,7 @@ from django.utils import timezone
 
 from dbpatterns.ledger.models import Account as LedgerAccount
 from dbpatterns.ledger.transfers import transfer
+from demo.banking.events import BALANCE_SET, Movement, record
 
 if TYPE_CHECKING:
     from demo.banking.models import Account
@@ -39,7 +40,7 @@ class AccountQuerySet(models.QuerySet["Account"]):
     """Accounts of one shard; each method below is one transaction."""
 
     def create(self, *, balance: int = 0, **values: Any) -> "Account":
-        """Open an account; two statements, and with a balance those of a transfer and three."""
+        """Open an account; two statements, and with a balance those of a transfer and four."""
         with transaction.atomic(using=self.db):
             account = super().create(**values)
             if balance:
@@ -87,11 +88,13 @@ class AccountQuerySet(models.QuerySet["Account"]):
         change = balance - account.ledger.balance
         payer, payee = (opening, account) if change > 0 else (account, opening)
         if change:
-            transfer(
+            made = transfer(
                 payer.ledger_id,
                 payee.ledger_id,
                 abs(change),
                 reference=f"balance set to {balance}",
                 using=self.db,
             )
+            moved = Movement(payer, payee, abs(change), BALANCE_SET, "", made.created_at)
+            record([moved], using=self.db)
             account.ledger.refresh_from_db()

@@ -1,4 +1,5 @@
-"""The proof of the books: the ledger's own, and that it booked what the bank says; every shard."""
+"""The proof of the books, on every shard: the ledger's own, that it booked what the bank says, and
+that the statements say what it booked."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,16 +32,19 @@ def prove_books() -> Mapping[str, Proof]:
 
 
 def prove_shard(alias: str) -> Proof:
-    """Have the ledger proven, and each of the bank's transfers compared with its booking.
+    """Have the ledger proven, and transfers and statements compared with what it booked.
 
-    The queries of `verify_ledger`, which read the whole ledger, and one. Right while money moves:
-    each rule is one statement, and a statement sees one moment.
+    The queries of `verify_ledger`, which read the whole ledger, and two. Of a statement those lines
+    are compared that the projection has come to, and of each entry that it has its event. Right
+    while money moves: each rule is one statement, and a statement sees one moment.
     """
     books = verify_ledger(using=alias, limit=SHOWN)
-    unlike = Shard(alias).transfers.unlike_their_bookings(SHOWN)
+    shard = Shard(alias)
+    unlike = shard.transfers.unlike_their_bookings(SHOWN)
     faults = [
         *(f"{alias}: {each}." for each in books.findings),
         *(f"{alias}: transfer {each.pk} {_fault(each)}." for each in unlike),
+        *(f"{alias}: {each}." for each in shard.lines.unlike_the_ledger(SHOWN)),
     ]
     return Proof(books.transfers, books.entries, books.accounts, tuple(faults))
 

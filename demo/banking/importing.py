@@ -15,6 +15,7 @@ from django.db import transaction
 from dbpatterns.ledger.batches import Payment, pay_batch
 from dbpatterns.sharding.router import shard_for, shards
 from demo.banking.berka import BadBankFiles, BankData, NewAccount, NewCustomer, NewOrder
+from demo.banking.events import Movement, record
 from demo.banking.models import Account, Customer, StandingOrder, Transfer
 
 __all__ = ["BankImport", "clearing_number", "opening_balance"]
@@ -54,7 +55,7 @@ class BankImport:
     stopped: bool = False
 
     def run(self) -> None:
-        """Write what is missing; a transaction for each batch, of one to nine statements.
+        """Write what is missing; a transaction for each batch, of one to ten statements.
 
         Raises: BadBankFiles: an account of the data belongs to somebody else here already.
         IntegrityError: another import wrote the same rows at the same time; run it again.
@@ -161,7 +162,7 @@ def _write_accounts(alias: str, batch: Sequence[NewAccount], opening: Account) -
             on_error="abort",
             using=alias,
         )
-        Transfer.objects.using(alias).bulk_create(
+        made = Transfer.objects.using(alias).bulk_create(
             Transfer(
                 customer_id=new.customer,
                 idempotency_key=f"opening:{account.number}",
@@ -171,10 +172,11 @@ def _write_accounts(alias: str, batch: Sequence[NewAccount], opening: Account) -
                 amount=opening_balance(account.number),
                 currency=account.currency,
                 memo="Opening balance",
-                booking_id=made.transfer,
+                booking_id=booking.transfer,
             )
-            for new, account, made in zip(batch, accounts, booked.results, strict=True)
+            for new, account, booking in zip(batch, accounts, booked.results, strict=True)
         )
+        record(map(Movement.of, made), using=alias)
 
 
 def _write_orders(alias: str, batch: Sequence[NewOrder], ids: dict[str, UUID]) -> None:

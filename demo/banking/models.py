@@ -11,6 +11,7 @@ import uuid6
 from django.db import models, router, transaction
 from django.db.models import F, Q
 
+from dbpatterns.eventstore.models import ProjectedModel
 from dbpatterns.ledger.models import Account as LedgerAccount
 from dbpatterns.ledger.models import Transfer as LedgerTransfer
 from demo.banking.accounts import AccountQuerySet, closed_at, ledger_account
@@ -21,6 +22,7 @@ __all__ = [
     "Entry",
     "StandingOrder",
     "StandingOrderExecution",
+    "StatementLine",
     "Transfer",
 ]
 
@@ -184,6 +186,37 @@ class Entry(models.Model):
 
     def __str__(self) -> str:
         return f"{self.amount:+} on {self.account_id}"
+
+
+class StatementLine(ProjectedModel):
+    """A movement on a customer's account; written by the projection `Statements` alone."""
+
+    account = models.CharField(max_length=40)
+    """Its number. No foreign key: a line is what its event says, whatever became of the rest."""
+    version = models.BigIntegerField()
+    """Of the account's stream: 1 for its first line, and no number left out."""
+    position = models.BigIntegerField()
+    """Of the event, rising with what was booked on the account."""
+    at = models.DateTimeField()
+    kind = models.CharField(max_length=14)
+    counterparty = models.CharField(max_length=40)
+    """The number of the account at the other side."""
+    memo = models.CharField(max_length=140, blank=True)
+    amount = models.BigIntegerField()
+    """Minor units, signed."""
+    balance = models.BigIntegerField()
+    """What was on the account then, in minor units."""
+
+    class Meta:
+        ordering = ["account", "version"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["generation", "account", "version"], name="bank_statement_line_once"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.amount:+} on {self.account}"
 
 
 class StandingOrder(models.Model):

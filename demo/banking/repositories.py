@@ -5,9 +5,12 @@ A repository keeps to one shard, `Shard("shard_0").accounts`; a service asks for
 
 import datetime
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import reduce
+from operator import or_
 from typing import Any
 from uuid import UUID
 
+from django.db import connections
 from django.db.models import Exists, F, OuterRef, Q, Subquery
 
 from dbpatterns.repositories import Repository, Spec
@@ -15,20 +18,22 @@ from dbpatterns.sharding.router import shard_for, shards
 from demo.banking.models import (
     Account,
     Customer,
-    Entry,
     StandingOrder,
     StandingOrderExecution,
+    StatementLine,
     Transfer,
 )
+from demo.banking.money import format_amount
+from demo.banking.projections import Statements
 
 __all__ = [
     "AccountRepository",
     "CustomerRepository",
-    "EntryRepository",
     "ExecutionRepository",
     "Shard",
     "Shards",
     "StandingOrderRepository",
+    "StatementLineRepository",
     "TransferRepository",
     "active",
     "of_customers",
@@ -39,6 +44,32 @@ of_customers = Spec[Account]("of customers", kind=Account.Kind.CUSTOMER)
 active = Spec[StandingOrder]("active", is_active=True)
 """Standing orders that nobody has ended."""
 _COLUMNS: Sequence[Any] = Transfer._meta.concrete_fields
+_UNLIKE = """
+WITH state AS (
+    SELECT generation, xid, position FROM dbpatterns_eventstore_projection
+    WHERE name = %s AND is_live
+), line AS (
+    SELECT line.* FROM banking_statementline AS line JOIN state USING (generation)
+), entry AS (
+    SELECT account.number, entry.account_version, entry.amount, entry.balance_after
+    FROM dbpatterns_ledger_entry AS entry
+    JOIN banking_account AS account ON account.ledger_id = entry.account_id
+    WHERE account.kind = 'customer'
+)
+SELECT number, account_version, entry.amount, balance_after, line.amount, balance, event.version
+FROM entry
+LEFT JOIN line ON line.account = number AND line.version = account_version
+LEFT JOIN dbpatterns_eventstore_event AS event
+    ON event.stream = 'account:' || number AND event.version = account_version
+LEFT JOIN state ON true
+WHERE event.version IS NULL OR line.amount <> entry.amount OR balance <> balance_after
+    OR line.version IS NULL AND (event.xid, event.position) <= ({xid}, state.position)
+UNION ALL
+SELECT line.account, line.version, NULL, NULL, line.amount, balance, line.version
+FROM line LEFT JOIN entry ON line.account = number AND line.version = account_version
+WHERE account_version IS NULL
+ORDER BY 1, 2 LIMIT %s
+"""
 
 
 class CustomerRepository(Repository[Customer]):
@@ -91,8 +122,42 @@ class TransferRepository(Repository[Transfer, UUID]):
         return list(rows.select_related("booking")[:limit])
 
 
-class EntryRepository(Repository[Entry]):
-    """The two sides of each transfer, as the ledger has them."""
+def _told(amount: int | None, balance: int | None) -> str:
+    if amount is None or balance is None:
+        return "nothing"
+    return f"{format_amount(amount)}, then {format_amount(balance)}"
+
+
+class StatementLineRepository(Repository[StatementLine]):
+    """The lines of accounts' statements, of the generation in use."""
+
+    def last(self, versions: Mapping[str, int], limit: int) -> list[StatementLine]:
+        """Return the last lines of each account up to a version of its own, in no order.
+
+        One query, so that all are of one generation; reads no more rows than it returns.
+        """
+        wanted = (
+            Q(account=number, version__gt=version - limit, version__lte=version)
+            for number, version in versions.items()
+        )
+        return list(Statements.rows(self.using).filter(reduce(or_, wanted, Q(pk__in=[]))))
+
+    def unlike_the_ledger(self, limit: int) -> list[str]:
+        """Say of which entries the line is missing or another one, or the event is missing.
+
+        One query that reads every entry. A line is missing once the projection has read its event.
+        """
+        assert self.using is not None, "a repository of a shard"
+        connection = connections[self.using]
+        xid = "state.xid::text::xid8" if connection.vendor == "postgresql" else "state.xid"
+        with connection.cursor() as cursor:
+            cursor.execute(_UNLIKE.format(xid=xid), [Statements.name, limit])
+            rows = cursor.fetchall()
+        return [
+            f"account {account} has {_told(line, balance)} as line {version} of its statement, and "
+            f"{_told(entry, after)} in the ledger" + ("" if event else "; the event is missing")
+            for account, version, entry, after, line, balance, event in rows
+        ]
 
 
 class StandingOrderRepository(Repository[StandingOrder, UUID]):
@@ -153,7 +218,7 @@ class Shard:
         self.customers = CustomerRepository(using=alias)
         self.accounts = AccountRepository(using=alias)
         self.transfers = TransferRepository(using=alias)
-        self.entries = EntryRepository(using=alias)
+        self.lines = StatementLineRepository(using=alias)
         self.orders = StandingOrderRepository(using=alias)
         self.executions = ExecutionRepository(using=alias)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from dbpatterns.ledger.batches import ItemResult, Payment, pay_batch
 from dbpatterns.ledger.errors import TransferError
 from dbpatterns.repositories.unit_of_work import UnitOfWork
+from demo.banking.events import Movement, record
 from demo.banking.models import Account, StandingOrder, StandingOrderExecution, Transfer
 from demo.banking.repositories import Shard, Shards
 from demo.banking.transfers import refused
@@ -70,7 +71,7 @@ def execute_batch(
 ) -> list[ExecutedOrder | None]:
     """Pay orders of one shard, or record why not; None for one executed or cancelled meanwhile.
 
-    One transaction, ten statements on PostgreSQL for however many orders. Locks the orders in
+    One transaction, eleven statements on PostgreSQL for however many orders. Locks the orders in
     the order of their ids, then all accounts in that of the ledger's.
     """
     shard = Shard(using)
@@ -116,7 +117,9 @@ def _pay(
     made: Paid = {}
     for order, result in zip(orders, pay_batch(payments, using=shard.alias).results, strict=True):
         made[order.pk] = _transfer(order, payees[order.pk], result, due_on)
-    shard.transfers.write(each for each in made.values() if isinstance(each, Transfer))
+    paid = [each for each in made.values() if isinstance(each, Transfer)]
+    shard.transfers.write(paid)
+    record(map(Movement.of, paid), using=shard.alias)
     return made
 
 

@@ -4,14 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from dbpatterns.eventstore.streams import read_many
+from demo.banking.events import BALANCE_SET, number_of, stream_of
 from demo.banking.models import (
     Account,
     Customer,
-    Entry,
     StandingOrder,
     StandingOrderExecution,
+    StatementLine,
     Transfer,
 )
+from demo.banking.projections import feed, lines
 from demo.banking.repositories import Shard, Shards
 
 __all__ = ["Line", "OrderLine", "Statement", "StatementService"]
@@ -21,7 +24,7 @@ LINES = 20
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """An entry as the customer sees it; a transfer between two of their accounts is two lines."""
+    """A movement as the customer sees it; a transfer between two of their accounts is two lines."""
 
     at: datetime
     title: str
@@ -53,6 +56,8 @@ class Statement:
     accounts: Sequence[Account]
     lines: Sequence[Line]
     orders: Sequence[OrderLine]
+    is_whole: bool = True
+    """Whether every movement on the accounts is among the lines, but for those too old."""
 
 
 class StatementService:
@@ -62,50 +67,84 @@ class StatementService:
         self._shards = shards
 
     def read(self, customer_id: int) -> Statement:
-        """Read accounts, the latest entries on them, and standing orders; five queries."""
+        """Read accounts, the latest lines on them, and standing orders; five queries.
+
+        One more, and those of `feed` for a page, when a line is not on the statement yet; two more
+        when a transaction that is open somewhere hides it from the projection.
+        """
         shard = self._shards.of(customer_id)
         accounts = shard.accounts.find_by(customer_id=customer_id, load=["ledger"])
+        by_number = {each.number: each for each in accounts}
+        found = _lines(shard, accounts)
+        found.sort(key=lambda line: line.position, reverse=True)
         return Statement(
             shard=shard.alias,
             customer=shard.customers.find_by_id(customer_id),
             accounts=accounts,
-            lines=_lines(shard, accounts),
+            lines=[_line(each, by_number[each.account]) for each in found[:LINES]],
+            is_whole=_is_whole(accounts, found),
             orders=[OrderLine(*each) for each in shard.orders.with_last_execution(customer_id)],
         )
 
 
-def _lines(shard: Shard, accounts: Sequence[Account]) -> list[Line]:
-    latest = shard.entries.find_by(
-        account__in=list(accounts),
-        load=["account", "transfer__payer", "transfer__payee"],
-        order_by=["-pk"],
-        limit=LINES,
+def _lines(shard: Shard, accounts: Sequence[Account]) -> list[StatementLine]:
+    """Return the last lines of each account, also what the projection has not come to yet.
+
+    # Note [One's own transfer]
+    A projection sees no event while an older transaction is open, anywhere on the server, so it
+    alone may not show what was paid a moment ago. The ledger's account, read before, tells which
+    lines there are to be, and the balance on the last. If they are not there, the reader feeds the
+    projection, by one page, so that nobody waits for a whole import; if they still are not, they
+    are made from the accounts' own streams, as they are while the projection is thrown away.
+    """
+    last = {each.number: each.ledger.version for each in accounts}
+    kept = shard.lines.last(last, LINES)
+    if not _is_whole(accounts, kept):
+        feed(shard.alias, must_stop=lambda events: True)
+        kept = shard.lines.last(last, LINES)
+    return kept if _is_whole(accounts, kept) else _from_streams(shard, accounts)
+
+
+def _is_whole(accounts: Sequence[Account], lines: Sequence[StatementLine]) -> bool:
+    """Tell whether the lines go up to what the ledger says of the accounts, without a gap."""
+    balances = {(each.account, each.version): each.balance for each in lines}
+    return len(balances) == sum(min(LINES, each.ledger.version) for each in accounts) and all(
+        balances.get((each.number, each.ledger.version), 0) == each.balance for each in accounts
     )
-    return [_line(each) for each in latest]
 
 
-def _line(entry: Entry) -> Line:
-    title, memo = _title(entry)
-    account = entry.account
+def _from_streams(shard: Shard, accounts: Sequence[Account]) -> list[StatementLine]:
+    """Return the last lines as the events have them, counted back from the balance; one query."""
+    last = {stream_of(each.number): each.ledger.version for each in accounts}
+    after = {stream: max(0, version - LINES) for stream, version in last.items()}
+    events = read_many(after, using=shard.alias)
+    events = [each for each in events if each.version <= last[each.stream]]
+    before = {each.number: each.balance for each in accounts}
+    for event in events:
+        before[number_of(event.stream)] -= event.data["amount"]
+    return lines(events, before, generation=0)
+
+
+def _line(line: StatementLine, account: Account) -> Line:
+    title, memo = _title(line)
     return Line(
-        at=entry.created_at,
+        at=line.at,
         title=title,
         memo=memo,
-        account=account.number,
-        change=entry.amount,
-        balance=entry.balance_after,
+        account=line.account,
+        change=line.amount,
+        balance=line.balance,
         currency=account.currency,
     )
 
 
-def _title(entry: Entry) -> tuple[str, str]:
-    transfer = entry.transfer
-    if transfer is None:
+def _title(line: StatementLine) -> tuple[str, str]:
+    if line.kind == BALANCE_SET:
         return "Balance set by the bank", ""
-    if transfer.kind == Transfer.Kind.OPENING:
+    if line.kind == Transfer.Kind.OPENING:
         return "Opening balance", ""
-    if transfer.kind == Transfer.Kind.STANDING_ORDER:
-        return f"Standing order to {transfer.memo}", ""
-    if entry.amount > 0:
-        return f"From {transfer.payer.number}", transfer.memo
-    return f"To {transfer.payee.number}", transfer.memo
+    if line.kind == Transfer.Kind.STANDING_ORDER:
+        return f"Standing order to {line.memo}", ""
+    if line.amount > 0:
+        return f"From {line.counterparty}", line.memo
+    return f"To {line.counterparty}", line.memo

@@ -11,6 +11,7 @@ from dbpatterns.idempotency.errors import IdempotencyConflict
 from dbpatterns.idempotency.keys import run_once
 from dbpatterns.ledger import errors
 from dbpatterns.ledger.transfers import transfer as book
+from demo.banking.events import Movement, record
 from demo.banking.models import Account, Transfer
 from demo.banking.money import format_amount
 from demo.banking.repositories import Shard, Shards
@@ -57,7 +58,7 @@ def transfer(
     """Move `amount` minor units once per key; return the transfer and whether it is new.
 
     The key is the payer's customer's; who sends it while the first is under way waits for that
-    one. A refusal leaves no trace, so its key may be tried again. Cost: one transaction of six
+    one. A refusal leaves no trace, so its key may be tried again. Cost: one transaction of seven
     statements on PostgreSQL, four if the key came before; locks the key's row, then both accounts
     in the order of the ledger's ids.
     Raises: TransferRefused. InvalidAmount: the ledger's, for what no caller should send.
@@ -98,7 +99,9 @@ def transfer(
             memo=memo,
             booking=booking,
         )
-        return shard.transfers.answer(shard.transfers.save(made))
+        answer = shard.transfers.answer(shard.transfers.save(made))
+        record([Movement.of(made)], using=shard.alias)
+        return answer
 
     try:
         outcome = run_once(

@@ -45,8 +45,9 @@ class LogInView(LoginView):
 def bank(request: HttpRequest) -> HttpResponse:
     """Show a customer their money, staff every shard, and others why there is nothing.
 
-    A customer: five queries, all on their own shard. Staff: fifteen queries a shard, one more
-    with a search. A transfer adds those of `transfer`, and one for the payee, or one a shard.
+    A customer: five queries, all on their own shard, and more when a line is not on the statement
+    yet. Staff: sixteen queries a shard, one more with a search. A transfer adds those of
+    `transfer`, and one for the payee, or one a shard.
     """
     user = request.user
     assert isinstance(user, User), "login_required"

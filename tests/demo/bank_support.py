@@ -58,8 +58,10 @@ def empty_bank() -> None:
         with transaction.atomic(using=alias), connections[alias].cursor() as cursor:
             for table in ("standingorderexecution", "standingorder", "transfer", "account"):
                 cursor.execute(f"DELETE FROM banking_{table}")
-            cursor.execute("DELETE FROM banking_customer")
-            cursor.execute("DELETE FROM dbpatterns_idempotency_key")
+            for table in ("banking_customer", "banking_statementline"):
+                cursor.execute(f"DELETE FROM {table}")
+            for table in ("idempotency_key", "eventstore_event", "eventstore_projection"):
+                cursor.execute(f"DELETE FROM dbpatterns_{table}")
             empty_ledger(alias)
 
 

@@ -21,6 +21,9 @@ from django.test import Client
 from django.urls import URLResolver, get_resolver, path, resolve, reverse
 from rest_framework.authtoken.models import Token, TokenProxy
 
+from dbpatterns.eventstore.models import ProjectionState, StoredEvent
+from dbpatterns.eventstore.projections import catch_up, prepare
+from dbpatterns.eventstore.reading import recorded
 from dbpatterns.idempotency.models import IdempotencyKey
 from dbpatterns.ledger.models import Account as LedgerAccount
 from dbpatterns.ledger.models import Entry as LedgerEntry
@@ -30,6 +33,7 @@ from dbpatterns.queries.capture import current_scope
 from dbpatterns.sharding.router import shards
 from demo.banking import standing_orders
 from demo.banking.models import Account, StandingOrder, Transfer
+from demo.banking.projections import Statements
 from demo.banking.transfers import find_account
 from demo.banking.transfers import transfer as pay
 from demo.blog.models import Author, Category, Comment, Post, Tag
@@ -48,7 +52,9 @@ ROWS = 3
 """Fewest rows of each table: an N+1 over one row shows nothing."""
 IN_ADMIN: Sequence[type[Model]] = (Group, TokenProxy, User, Author, Category, Tag, Post, Comment)
 
-TO_LOOK_AT: Sequence[type[Model]] = (LedgerAccount, LedgerTransfer, LedgerEntry, IdempotencyKey)
+TO_LOOK_AT: Sequence[type[Model]] = (
+    *(LedgerAccount, LedgerTransfer, LedgerEntry, IdempotencyKey, StoredEvent, ProjectionState),
+)
 """On the shards, and nobody's to change there."""
 
 
@@ -162,7 +168,10 @@ ADMIN = [
             )
         ]
     ),
-    *(Visit(f"/admin/{label}/") for label in ("dbpatterns_ledger", "dbpatterns_idempotency")),
+    *(
+        Visit(f"/admin/dbpatterns_{pattern}/")
+        for pattern in ("eventstore", "idempotency", "ledger")
+    ),
     Visit("/admin/logout/", "staff", {}),
 ]
 
@@ -215,6 +224,12 @@ class Site:
         payer, payee = (find_account(f"more-{number}") for number in range(2))
         for number in range(ROWS):
             pay(payer, payee, amount=1, idempotency_key=f"made {number}")
+        for alias in shards():
+            prepare(Statements.name, using=alias)
+            if not catch_up(Statements(), using=alias):  # PostgreSQL, where it sees no event of
+                events = StoredEvent.objects.using(alias).order_by("position")  # this transaction
+                page = list(map(recorded, events))
+                Statements().apply_page(page, generation=1, using=alias)
         self.users = {
             "staff": User.objects.create_superuser("staff", password=PASSWORD),
             "customer": User.objects.create_user(

@@ -279,6 +279,59 @@ def test_a_rebuild_may_begin_again(ten: None, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.django_db(transaction=True)
+def test_those_who_begin_a_rebuild_at_once_share_it() -> None:
+    begun = in_threads([lambda: prepare("balances", using="default")] * 4)
+    assert {(each.pk, each.generation) for each in begun} == {(begun[0].pk, 2)}
+
+
+def test_a_rebuild_that_another_has_overtaken_does_not_put_old_rows_in_its_place(ten: None) -> None:
+    slow = prepare("balances", using="default")
+    rebuild("--restart")
+    projections.go_live(slow, using="default")
+    assert [str(each) for each in ProjectionState.objects.filter(is_live=True)] == ["balances 3"]
+    assert balances() == {"a": (45, 10)}
+
+
+def test_a_rebuild_whose_generation_another_has_thrown_away_ends_with_what_there_is(
+    ten: None,
+) -> None:
+    slow = prepare("balances", using="default")
+    assert catch_up(Balances(), state=slow, batch_size=3, must_stop=lambda _: True) == 3
+    rebuild("--restart")
+    assert catch_up(Balances(), state=slow) == 0
+    projections.go_live(slow, using="default")
+    assert [str(each) for each in ProjectionState.objects.all()] == ["balances 3"]
+    assert set(Balance.objects.values_list("generation", flat=True)) == {3}
+
+
+def test_a_name_that_nobody_has_is_told_before_anything_is_counted(ten: None) -> None:
+    for options in ([], ["--dry-run"]):
+        with pytest.raises(CommandError, match=r"no projection 'letters'. Known: .*balances"):
+            call_command(Command(), "letters", *options, stdout=StringIO(), stderr=StringIO())
+
+
+def test_going_live_twice_is_going_live_once(ten: None) -> None:
+    rebuilt = prepare("balances", using="default")
+    catch_up(Balances(), state=rebuilt)
+    for _ in range(2):
+        projections.go_live(rebuilt, using="default")
+        assert balances() == {"a": (45, 10)}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_page_may_be_applied_at_once() -> None:
+    class AtOnce(Balances):
+        def apply_page(self, events: Any, *, generation: int, using: str) -> None:
+            amount = sum(event.data["amount"] for event in events)
+            values = {"account": "all", "amount": amount, "events": len(events)}
+            Balance.objects.using(using).create(generation=generation, **values)
+
+    pay("a", 1, 2, 3)
+    assert catch_up(AtOnce()) == 3
+    assert balances() == {"all": (6, 3)}
+
+
+@pytest.mark.django_db(transaction=True)
 def test_a_page_is_told_to_telemetry() -> None:
     heard: list[telemetry.Event] = []
     pay("a", 1, 2, 3)

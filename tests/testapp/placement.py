@@ -11,7 +11,7 @@ from django.test import override_settings
 
 __all__ = ["AlsoOnDefault", "on_default_only"]
 
-LABELS = ("dbpatterns_idempotency", "dbpatterns_ledger")
+LABELS = ("dbpatterns_eventstore", "dbpatterns_idempotency", "dbpatterns_ledger")
 
 
 class AlsoOnDefault:
@@ -33,7 +33,7 @@ class AlsoOnDefault:
 
 @contextmanager
 def on_default_only() -> Iterator[None]:
-    """Have one ledger and one table of keys: those of the demo's shards are not there."""
+    """Have one ledger, one event store and one table of keys: the demo's shards have none."""
     patterns: dict[str, Any] = settings.DBPATTERNS
     sharding = {**patterns["SHARDING"], "APPS": ["banking"]}
     with override_settings(DBPATTERNS={**patterns, "SHARDING": sharding}):

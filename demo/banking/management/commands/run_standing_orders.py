@@ -1,4 +1,4 @@
-"""`manage.py run_standing_orders [--date D]`: execute the standing orders, then prove the books."""
+"""`manage.py run_standing_orders [--date D]`: pay what is due, feed statements, prove the books."""
 
 import datetime
 from argparse import ArgumentTypeError
@@ -11,6 +11,8 @@ from django.utils import timezone
 from dbpatterns.commands import Exit, OperationalCommand, Report
 from demo.banking.books import prove_books
 from demo.banking.money import format_amount
+from demo.banking.projections import feed
+from demo.banking.repositories import Shards
 from demo.banking.standing_orders import count_due, execute_due
 
 
@@ -34,7 +36,10 @@ class Command(OperationalCommand):
     def operate(
         self, *, date: datetime.date | None, dry_run: bool, batch_size: int, **_: Any
     ) -> Report:
-        """Pay or refuse batch by batch, a transaction each; exit 1 only if the books are wrong."""
+        """Pay or refuse batch by batch, a transaction each; exit 1 only if the books are wrong.
+
+        The statements are fed then, page by page.
+        """
         due_on = date or timezone.localdate()
         total = count_due(due_on)
         if dry_run:
@@ -54,6 +59,8 @@ class Command(OperationalCommand):
                         paid += done.amount
                 if self.must_stop():
                     break
+        for shard in Shards():  # else the first readers would wait for the day's lines
+            feed(shard.alias, must_stop=lambda _: self.must_stop())
         stopped = outcomes.total() + len(refused) < total and self.must_stop()
         proofs = prove_books()
         faults = [fault for proof in proofs.values() for fault in proof.faults]
