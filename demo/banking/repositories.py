@@ -11,7 +11,7 @@ from uuid import UUID
 from django.db.models import Exists, F, OuterRef, Q, Subquery
 
 from dbpatterns.repositories import Repository, Spec
-from dbpatterns.sharding.router import shard_for, shards
+from dbpatterns.sharding import shard_for, shards
 from demo.banking.models import (
     Account,
     Customer,

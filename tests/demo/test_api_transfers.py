@@ -11,7 +11,7 @@ from django.http import HttpResponse
 from rest_framework.test import APIClient
 from rest_framework.throttling import SimpleRateThrottle
 
-from dbpatterns.sharding.router import shards
+from dbpatterns.sharding import shards
 from demo.banking.models import Account, Entry, Transfer
 from tests.demo.api_support import PASSWORD, Bank, queries_by_database
 
