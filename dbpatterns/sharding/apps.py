@@ -23,8 +23,9 @@ class ShardingConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the checks, guard `migrate`, and make the maps after it."""
+        """Register the checks, guard `migrate`, make the maps after it; serve connections."""
         from dbpatterns.sharding.checks import check_models, check_sharding  # they read models
+        from dbpatterns.sharding.id_clock import add_function
 
         checks.register(check_settings)
         checks.register(check_sharding)
@@ -32,6 +33,7 @@ class ShardingConfig(AppConfig):
         pre_migrate.connect(refuse_broken_settings, dispatch_uid="dbpatterns.sharding")
         post_migrate.connect(_make_maps, sender=self, dispatch_uid="dbpatterns.sharding.maps")
         connection_created.connect(connect, dispatch_uid="dbpatterns.sharding.fences")
+        connection_created.connect(add_function, dispatch_uid="dbpatterns.sharding.ids")
 
 
 def refuse_broken_settings(**_: Any) -> None:

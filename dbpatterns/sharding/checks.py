@@ -11,6 +11,7 @@ from django.utils.module_loading import import_string
 
 from dbpatterns.errors import ConfigurationError
 from dbpatterns.sharding.conf import ShardingSettings
+from dbpatterns.sharding.fields import CarriesSlot, ShardedIdField
 from dbpatterns.sharding.keys import group_of, is_held, is_key, is_sharded, key_field
 from dbpatterns.sharding.querysets import ShardedQuerySet
 from dbpatterns.sharding.reference import is_reference
@@ -39,7 +40,7 @@ def check_sharding(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[ch
 def check_models(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[checks.CheckMessage]:
     """Report sharded models whose rows would go astray; touches no database.
 
-    Ids: dbpatterns_sharding.E009 to E013.
+    Ids: dbpatterns_sharding.E009 to E015.
     """
     try:
         ShardingSettings.load()
@@ -50,8 +51,10 @@ def check_models(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[chec
         checks.Error(message, hint=hint, obj=model, id=f"dbpatterns_sharding.{number}")
         for config in configs
         for model in config.get_models()
-        if is_sharded(model) and not model._meta.proxy
-        for number, message, hint in _model_problems(model)
+        if not model._meta.proxy
+        for number, message, hint in (
+            _model_problems(model) if is_sharded(model) else _keyless_problems(model)
+        )
     ]
 
 
@@ -143,9 +146,17 @@ def _model_problems(model: type[Model]) -> Iterator[tuple[str, str, str]]:
             yield (
                 "E011",
                 f"{each._meta.label} counts its ids on each shard, so two shards have the same.",
-                "Give it a key that says where it is, or a UUID, or one of your own; a "
+                "Give it a ShardedIdField, a ShardedUUIDField, or a key of your own; a "
                 "many-to-many field takes it by `through`.",
             )
+    strategy = ShardingSettings.load().groups[group].strategy
+    if isinstance(model._meta.pk, ShardedIdField) and strategy != "hash":
+        yield (
+            "E014",
+            f"{label} has a ShardedIdField, and with the strategy {strategy!r} keys of one slot lie"
+            " on several shards, which would make the same ids.",
+            "Take a ShardedUUIDField, which is unique without asking anybody.",
+        )
     for manager in {*model._meta.managers, model._base_manager}:
         if not isinstance(manager.get_queryset(), ShardedQuerySet):
             yield (
@@ -166,6 +177,15 @@ def _model_problems(model: type[Model]) -> Iterator[tuple[str, str, str]]:
                 "Make that a reference model, or keep its key without a constraint "
                 "(db_constraint=False).",
             )
+
+
+def _keyless_problems(model: type[Model]) -> Iterator[tuple[str, str, str]]:
+    if isinstance(model._meta.pk, CarriesSlot):
+        yield (
+            "E015",
+            f"{model._meta.label} names no shard key, whose slot its ids are to carry.",
+            "Derive it from ShardedModel and name its shard_key, or take another primary key.",
+        )
 
 
 def _through_models(model: type[Model]) -> Iterator[type[Model]]:

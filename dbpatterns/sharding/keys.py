@@ -111,7 +111,8 @@ def home_of(instance: Model) -> str | None:
             not isinstance(value, (int, str, bytes)) and hasattr(value, "resolve_expression")
         ):
             continue
-        told = tells(group_map, value)
+        field: Any = instance._meta.get_field(attname)
+        told = tells(group_map, field.get_prep_value(value))  # a number may be given as text
         if len(told) == 1:
             return next(iter(told))
         shards = told if shards is None else shards & told
@@ -161,8 +162,12 @@ def _by_key(group_map: ShardMap, value: Any) -> frozenset[str]:
     return frozenset((group_map.shard_of(value),))
 
 
-def _by_slot(read: Callable[[Any], int]) -> Telling:
-    return lambda group_map, value: group_map.holders(read(value))
+def _by_slot(read: Callable[[Any], int | None]) -> Telling:
+    def tells(group_map: ShardMap, value: Any) -> frozenset[str]:
+        slot = read(value)
+        return frozenset() if slot is None else group_map.holders(slot)
+
+    return tells
 
 
 def _forget(**_: object) -> None:

@@ -21,6 +21,7 @@ from dbpatterns.sharding.errors import (
     WrongShard,
 )
 from dbpatterns.sharding.fences import is_refusal
+from dbpatterns.sharding.fields import home_by_lot
 from dbpatterns.sharding.keys import group_of, home_of, key_field, key_of
 from dbpatterns.sharding.routing import refuse_foreign, shards_of
 from dbpatterns.sharding.shard_map import reload, shards
@@ -31,12 +32,16 @@ __all__ = ["ShardedManager", "ShardedQuerySet", "place", "rerouted"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def place(instance: models.Model, using: str | None) -> str:
+def place(instance: models.Model, using: str | None, *, by_lot: bool = True) -> str:
     """Return where to write an instance: its home by the map; `using` if it names none.
+
+    A new row that is its own key and has none gets one `by_lot`.
 
     Raises: WrongShard: `using` is another. ShardKeyRequired: nothing says where.
     """
     home = home_of(instance)
+    if home is None and by_lot:
+        home = home_by_lot(instance, using or current_shard())
     model = type(instance)._meta.label
     if home is None:
         home = using or instance._state.db or current_shard()
@@ -224,7 +229,7 @@ class ShardedQuerySet(models.QuerySet[Any]):
         made = self.model(
             **{name: value for name, value in given.items() if name in own and not callable(value)}
         )
-        return self.using(place(made, self._hinted()))
+        return self.using(place(made, self._hinted(), by_lot=False))
 
     def _split(self, rows: Sequence[Any]) -> Iterable[tuple[str, list[Any]]]:
         parts: dict[str, list[Any]] = {}
