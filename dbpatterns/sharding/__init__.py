@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dbpatterns.sharding.base import ShardedModel
     from dbpatterns.sharding.context import current_shard, shard, single_shard
+    from dbpatterns.sharding.fields import ShardedIdField, ShardedUUIDField
     from dbpatterns.sharding.querysets import ShardedManager, ShardedQuerySet
     from dbpatterns.sharding.reference import ReferenceModel
     from dbpatterns.sharding.router import ShardRouter
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
 __all__ = [
     "ReferenceModel",
     "ShardRouter",
+    "ShardedIdField",
     "ShardedManager",
     "ShardedModel",
     "ShardedQuerySet",
+    "ShardedUUIDField",
     "current_shard",
     "shard",
     "shard_for",
@@ -31,9 +34,11 @@ __all__ = [
 _MODULES = {
     "ReferenceModel": "reference",
     "ShardRouter": "router",
+    "ShardedIdField": "fields",
     "ShardedManager": "querysets",
     "ShardedModel": "base",
     "ShardedQuerySet": "querysets",
+    "ShardedUUIDField": "fields",
     "current_shard": "context",
     "shard": "context",
     "shard_for": "shard_map",

@@ -69,22 +69,28 @@ def slot_of_row(instance: models.Model) -> int:
 def home_by_lot(instance: models.Model, using: str | None) -> str | None:
     """Return the shard of a new row that is its own key and has none yet: of a slot by lot.
 
-    The row keeps the slot, for its id. None for other rows. With `using` only slots that this
-    shard alone holds take part, which takes some 10 ms. No query.
+    The row keeps the slot, for its id. With `using` it is one of that shard's. None for other
+    rows, and where no slot is on one shard alone. No query.
     """
     model = type(instance)
     field: Any = key_field(model)
     if not isinstance(field, CarriesSlot) or getattr(instance, field.attname) is not None:
         return None
     group_map, state = shard_map(group_of(model)), instance._state
-    if not hasattr(state, "slot"):
-        slots: Any = range(SLOTS)
-        if using is not None:
-            slots = [slot for slot in slots if group_map.holders(slot) == {using}]
-        if not slots:
-            return None
-        state.slot = random.choice(slots)  # type: ignore[attr-defined]
-    return min(group_map.holders(state.slot))  # type: ignore[attr-defined]
+    if hasattr(state, "slot"):
+        return _only(group_map.holders(state.slot))
+    start, step = random.randrange(SLOTS), random.randrange(1, SLOTS, 2)
+    for number in range(SLOTS):  # meets each slot once, as an odd step does
+        slot = (start + number * step) % SLOTS
+        home = _only(group_map.holders(slot))
+        if home is not None and using in (None, home):
+            state.slot = slot  # type: ignore[attr-defined]
+            return home
+    return None
+
+
+def _only(shards: frozenset[str]) -> str | None:
+    return next(iter(shards)) if len(shards) == 1 else None
 
 
 class CarriesSlot(ReturnedByInsert, _Field):

@@ -2,8 +2,7 @@
 
 from django.db import models
 
-from dbpatterns.sharding import ShardedModel
-from dbpatterns.sharding.fields import ShardedIdField, ShardedUUIDField
+from dbpatterns.sharding import ShardedIdField, ShardedModel, ShardedUUIDField
 
 __all__ = ["Consignment", "Courier", "Depot", "Parcel", "Scan"]
 

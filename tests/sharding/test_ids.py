@@ -48,8 +48,8 @@ from dbpatterns.sharding.ids import (
     time_of_id,
     time_of_uuid,
 )
-from dbpatterns.sharding.shard_map import ShardMap, pinned, shard_for, shards
-from dbpatterns.sharding.strategies import Directory, Hash
+from dbpatterns.sharding.shard_map import ShardMap, pinned, shard_for, shard_map, shards
+from dbpatterns.sharding.strategies import LOWEST, Directory, Hash, Range
 from tests.parcels.models import Consignment, Courier, Depot, Parcel, Scan
 from tests.processes import in_threads, start_process
 
@@ -342,48 +342,57 @@ def test_an_id_that_was_rolled_back_is_not_given_again() -> None:
 
 
 WORKER = """
-import sys
+import random, sys
+from datetime import UTC, datetime, timedelta
 from django.db import connections
 from dbpatterns.sharding.hashing import slot_of
-from dbpatterns.sharding.shard_map import first_map, pinned
-from tests.parcels.models import Consignment, Parcel
-home, is_postgresql = "{home}", {is_postgresql}
-connections[home].settings_dict["NAME"] = {name!r}
+from dbpatterns.sharding.id_clock import SQLiteMaker
+from dbpatterns.sharding.ids import UUIDMaker, milliseconds
+from dbpatterns.sharding.shard_map import first_map, pinned, shards
+from tests.parcels.models import Consignment, Depot, Parcel
+def stepping():  # back, by up to an hour, and forth again
+    return milliseconds() - random.randrange(3_600_000)
+make_uuid = UUIDMaker(stepping)
+for alias, name in {names!r}.items():
+    connections[alias].settings_dict["NAME"] = name
+    connections[alias].ensure_connection()
+    if connections[alias].vendor == "sqlite":
+        maker = SQLiteMaker(connections[alias], stepping)
+        connections[alias].connection.create_function("dbpatterns_make_id", 1, maker)
+def parcels():
+    if connections["{home}"].vendor == "postgresql":
+        with connections["{home}"].cursor() as cursor:
+            cursor.execute(
+                "INSERT INTO parcels_parcel (id, customer_id, label) SELECT"
+                " dbpatterns_make_id(%s, %s), 7, '' FROM generate_series(1, {each}) RETURNING id",
+                [slot_of(7), datetime.fromtimestamp(stepping() / 1000, UTC)],
+            )
+            return [row[0] for row in cursor.fetchall()]
+    made = Parcel.objects.bulk_create([Parcel(customer_id=7) for _ in range({each})])
+    return [row.pk for row in made]
 with pinned({{"bank": first_map("bank")}}):
-    connections[home].ensure_connection()
     print("ready", flush=True)
     sys.stdin.readline()
-    made = []
-    for _ in range({rounds}):
-        if is_postgresql:
-            with connections[home].cursor() as cursor:
-                cursor.execute(
-                    "INSERT INTO parcels_parcel (id, customer_id, label) SELECT"
-                    " dbpatterns_make_id(%s), 7, '' FROM generate_series(1, {each}) RETURNING id",
-                    [slot_of(7)],
-                )
-                made += [row[0] for row in cursor.fetchall()]
-        else:
-            rows = Parcel.objects.bulk_create([Parcel(customer_id=7) for _ in range({each})])
-            made += [row.pk for row in rows]
-        Consignment.objects.bulk_create([Consignment(courier_id=7) for _ in range({each})])
+    made, uuids = [], []
+    for number in range({rounds}):
+        made += parcels()
+        uuids += [make_uuid(slot_of(7)) for _ in range({each})]
+        Consignment.objects.bulk_create([Consignment(id=u, courier_id=7) for u in uuids[-{each}:]])
+        alias = shards()[number % len(shards())]
+        Depot.objects.using(alias).bulk_create([Depot() for _ in range({each})])
     assert made == sorted(made), "not in order"
+    assert uuids == sorted(uuids, key=lambda each: each.int >> 64 & ~0x3FFF), "not in order"
     print("done", flush=True)
 """
 
 
 @pytest.mark.django_db(transaction=True, databases="__all__")
-def test_processes_that_insert_at_once_never_make_the_same_id() -> None:
-    home, is_postgresql = shard_for(7), connection.vendor == "postgresql"
-    rounds, each = (20, 500) if is_postgresql else (20, 50)
+def test_processes_whose_clocks_step_back_never_make_the_same_id() -> None:
+    home, rounds = shard_for(7), 12
+    each = 400 if connection.vendor == "postgresql" else 40  # more than 256 by one reading
     Courier.objects.create(id=7)
-    code = WORKER.format(
-        rounds=rounds,
-        each=each,
-        home=home,
-        is_postgresql=is_postgresql,
-        name=connections[home].settings_dict["NAME"],
-    )
+    names = {alias: connections[alias].settings_dict["NAME"] for alias in shards()}
+    code = WORKER.format(rounds=rounds, each=each, home=home, names=names)
     workers = [start_process(code) for _ in range(8)]
     try:
         assert [said(worker) for worker in workers] == ["ready"] * 8
@@ -394,11 +403,14 @@ def test_processes_that_insert_at_once_never_make_the_same_id() -> None:
         assert [said(worker) for worker in workers] == ["done"] * 8
     finally:
         stop(workers)
-    made = Parcel.objects.using(home).values_list("pk", flat=True)
-    assert len(set(made)) == 8 * rounds * each  # a duplicate would have been an IntegrityError
-    assert {slot_of_id(pk) for pk in made} == {slot_of(7)}
-    uuids = Consignment.objects.using(home).values_list("pk", flat=True)
-    assert len(set(uuids)) == 8 * rounds * each
+    parcels = list(Parcel.objects.using(home).values_list("pk", flat=True))
+    uuids = list(Consignment.objects.using(home).values_list("pk", flat=True))
+    depots = [
+        pk for alias in shards() for pk in Depot.objects.using(alias).values_list("pk", flat=True)
+    ]
+    for made in (parcels, uuids, depots):
+        assert len(set(made)) == len(made) == 8 * rounds * each
+    assert {slot_of_id(pk) for pk in parcels} == {slot_of(7)}
     assert {slot_of_uuid(pk) for pk in uuids} == {slot_of(7)}
 
 
@@ -415,12 +427,12 @@ def stop(workers: list[subprocess.Popen[str]]) -> None:
 
 @pytest.mark.django_db(databases="__all__")
 @pytest.mark.usefixtures("clock")
-def test_shards_with_one_clock_and_255_others_make_different_ids() -> None:
+def test_shards_whose_clocks_agree_make_different_ids_for_the_slots_they_hold() -> None:
     made = [
-        made_at(NOON, slot, using)
-        for index, using in enumerate(shards())
-        for slot in range(index, 16_384, 16_384 // 20)
+        made_at(NOON, slot, shard_map("bank").strategy.of_slot(slot))
+        for slot in range(0, 16_384, 97)
     ]
+    assert len({tick_of_id(each) for each in made}) < len(made)  # the slot is what differs
     assert len(set(made)) == len(made)
 
 
@@ -646,6 +658,11 @@ class TestByLot:
             assert Depot.objects.get(pk=depot.pk)._state.db == alias
         with shard(7, group="bank") as alias:
             assert Depot.objects.create(name="z")._state.db == alias
+
+    def test_where_no_slot_is_on_one_shard_alone_there_is_no_lot(self) -> None:
+        by_range = ShardMap("bank", 2, Range([], {LOWEST: shards()[0], "int:9": shards()[1]}))
+        with pinned({"bank": by_range}), pytest.raises(ShardKeyRequired):
+            Depot.objects.create(name="x")
 
     def test_what_the_lot_would_answer_wrongly_is_refused(self) -> None:
         with pytest.raises(ShardKeyRequired):
