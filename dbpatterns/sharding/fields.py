@@ -19,7 +19,7 @@ from django.db import models
 from dbpatterns.errors import ConfigurationError, UsageError
 from dbpatterns.sharding._compat import ReturnedByInsert
 from dbpatterns.sharding.hashing import SLOTS, slot_of
-from dbpatterns.sharding.id_clock import MakeId
+from dbpatterns.sharding.id_clock import MakeId, make_id
 from dbpatterns.sharding.ids import make_uuid, slot_of_id, slot_of_uuid
 from dbpatterns.sharding.keys import group_of, key_field
 from dbpatterns.sharding.shard_map import shard_map
@@ -169,7 +169,7 @@ class ShardedIdField(CarriesSlot, _Integer):
 
     def make_value(self, slot: int) -> MakeId:
         """Return the call of the database's function."""
-        return MakeId(slot)
+        return make_id(slot)
 
     def read_slot(self, value: Any) -> int:
         """Return the slot in an id."""

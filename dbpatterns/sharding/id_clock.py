@@ -21,6 +21,7 @@ import sqlite3
 import weakref
 from collections.abc import Callable
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 from django.db import connections, models
@@ -29,7 +30,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from dbpatterns.errors import UsageError
 from dbpatterns.sharding.ids import EPOCH, id_of, milliseconds, tick_at, tick_of_id, time_of_id
 
-__all__ = ["MakeId", "add_function", "advance", "install", "uninstall"]
+__all__ = ["MakeId", "add_function", "advance", "install", "make_id", "uninstall"]
 
 _FIRST, _LAST = 256, (1 << 49) - 1
 _INSTALL: dict[str, tuple[str, ...]] = {
@@ -112,13 +113,30 @@ def advance(using: str, past: int) -> None:
             cursor.execute("SELECT dbpatterns_make_id(0, %s)", [after])
 
 
-class MakeId(models.Func):
-    """The next id for a slot, as an expression: made by the database that runs it."""
+class MakeId(models.Expression):
+    """The next id for a slot, as an expression: made by the database that runs it.
 
-    function = "dbpatterns_make_id"
+    There is one for each slot, and nothing in it to resolve: a `bulk_create` compiles as many as
+    it has rows.
+    """
+
+    output_field = models.BigIntegerField()
 
     def __init__(self, slot: int) -> None:
-        super().__init__(models.Value(slot), output_field=models.BigIntegerField())
+        super().__init__()
+        self.slot = slot
+
+    def resolve_expression(self, *_: Any, **__: Any) -> "MakeId":
+        """Return itself: it names no column."""
+        return self
+
+    def as_sql(self, compiler: Any, connection: Any) -> tuple[str, tuple[int]]:
+        """Return the call."""
+        return "dbpatterns_make_id(%s)", (self.slot,)
+
+
+make_id = cache(MakeId)
+"""The expression for a slot: `make_id(slot)`."""
 
 
 def add_function(connection: BaseDatabaseWrapper, **_: Any) -> None:
