@@ -7,13 +7,15 @@ INSTALLED_APPS = [
     *INSTALLED_APPS,
     "dbpatterns.eventstore",
     "tests.testapp",
+    "tests.shop",
+    "tests.plainshop",
     "tests.parcels",
 ]
 
 # The demo's ledger and keys are on its shards; tests of these two apps have them on `default`.
 DATABASE_ROUTERS = ["tests.testapp.placement.AlsoOnDefault", *DATABASE_ROUTERS]
 
-DBPATTERNS["SHARDING"]["GROUPS"]["bank"]["APPS"].append("parcels")
+DBPATTERNS["SHARDING"]["GROUPS"]["bank"]["APPS"] += ["shop", "parcels"]
 
 # Tests of the guard start from its defaults; those of the demo raise, see tests/demo/conftest.py.
 DBPATTERNS = {key: value for key, value in DBPATTERNS.items() if key != "QUERIES"}

@@ -38,6 +38,7 @@ __all__ = [
     "is_sharded",
     "key_field",
     "key_of",
+    "lie_together",
     "telling_columns",
 ]
 
@@ -91,6 +92,26 @@ def is_key(field: "Field[Any, Any]") -> bool:
 def is_held(field: Any) -> bool:
     """Tell whether the database holds a column to a row of another table; no query."""
     return isinstance(field, ForeignKey) and getattr(field, "db_constraint", False)
+
+
+def lie_together(one: "Field[Any, Any]", other: "Field[Any, Any]") -> bool:
+    """Tell whether rows whose columns are equal are on one shard; no query.
+
+    So are rows of one key, and rows that refer to one row, or are it.
+    """
+    models: tuple[Any, Any] = (one.model, other.model)
+    if not all(map(is_sharded, models)) or len({group_of(each) for each in models}) > 1:
+        return False
+    if all(each == key_field(each.model) for each in (one, other)):
+        return True
+    row = _row_of(one)
+    return row == _row_of(other) and row.unique and is_sharded(row.model)
+
+
+def _row_of(field: Any) -> Any:
+    while is_held(field):
+        field = field.target_field
+    return field
 
 
 def key_of(instance: Model) -> Any:

@@ -194,7 +194,9 @@ class ShardedQuerySet(models.QuerySet[Any]):
     def update(self, **values: Any) -> int:
         """Change the rows of one shard; one statement."""
         self._refuse_key(values)
-        return super().update(**values)
+        asking = {f"new_{name}": each for name, each in values.items() if _asks(each)}
+        here = self.using(self.annotate(**asking).db) if asking else self
+        return super(ShardedQuerySet, here).update(**values)
 
     @rerouted
     def delete(self) -> Any:
@@ -248,6 +250,14 @@ class ShardedQuerySet(models.QuerySet[Any]):
                 f"{self.model._meta.label}.{field.name} is the shard key, and a row never changes "
                 "it: create a row under the new key and delete the old one."
             )
+
+
+def _asks(value: Any) -> bool:
+    """Tell whether a new value is the answer of an inner query, which has a shard of its own."""
+    if isinstance(value, models.Subquery | models.QuerySet):
+        return True
+    sources = getattr(value, "get_source_expressions", list)()
+    return any(map(_asks, sources))
 
 
 class ShardedManager(models.Manager.from_queryset(ShardedQuerySet)):  # type: ignore[misc]

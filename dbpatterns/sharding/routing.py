@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from django.db.models import Model
-from django.db.models.expressions import Col, ResolvedOuterRef
+from django.db.models.expressions import Col
 from django.db.models.fields.tuple_lookups import TupleExact, TupleIn
 from django.db.models.lookups import Exact, In
 from django.db.models.sql import Query
@@ -17,7 +17,7 @@ from django.db.models.sql.where import AND, OR, NothingNode, WhereNode
 
 from dbpatterns.sharding.conf import ShardingSettings
 from dbpatterns.sharding.errors import CrossShardError
-from dbpatterns.sharding.keys import group_of, is_sharded, telling_columns
+from dbpatterns.sharding.keys import group_of, is_held, is_sharded, lie_together, telling_columns
 from dbpatterns.sharding.reference import is_reference
 from dbpatterns.sharding.shard_map import ShardMap, shard_map
 
@@ -50,16 +50,24 @@ def refuse_foreign(query: Query, alias: str | None, *, is_pinned: bool) -> None:
     assert query.model is not None
     home = group_of(query.model)
     label = query.model._meta.label
-    for joined in _joined(query):
+    for field, joined in _joined(query):
         _refuse_model(joined, home, label, "joins")
+        if not (is_reference(joined) or is_held(field)):
+            raise CrossShardError(
+                label,
+                (),
+                why=f"joins {joined._meta.label} by {field.name}, which the database does not "
+                "hold to one shard: the rows may lie elsewhere. Ask in two queries.",
+            )
     for inner in _inner_queries(query):
         assert inner.model is not None
         _refuse_model(inner.model, home, label, "has an inner query on")
         if not is_sharded(inner.model):
             continue
         there = shards_of(inner)
-        refuse_foreign(inner, alias, is_pinned=is_pinned or _is_correlated(inner))
-        if there is None and (is_pinned or _is_correlated(inner)):
+        is_here = is_pinned or _is_tied(inner)
+        refuse_foreign(inner, alias, is_pinned=is_here)
+        if there is None and is_here:
             continue
         if there is None or alias is None or there - {alias}:
             raise CrossShardError(
@@ -149,20 +157,21 @@ def _united(query: Query) -> Shards:
     return _union(shards_of(each) for each in sides)
 
 
-def _joined(query: Query) -> Iterator[type[Model]]:
+def _joined(query: Query) -> Iterator[tuple[Any, type[Model]]]:
     for alias, table in query.alias_map.items():
-        field = getattr(table, "join_field", None)
+        field: Any = getattr(table, "join_field", None)
         if field is not None and query.alias_refcount.get(alias):
-            yield field.related_model
+            yield getattr(field, "field", field), field.related_model
     if isinstance(query.select_related, dict):
         yield from _selected(query.model, query.select_related)
 
 
-def _selected(model: Any, asked: dict[str, Any]) -> Iterator[type[Model]]:
+def _selected(model: Any, asked: dict[str, Any]) -> Iterator[tuple[Any, type[Model]]]:
     for name, below in asked.items():
-        target = getattr(model._meta.get_field(name), "related_model", None)
+        field = model._meta.get_field(name)
+        target = getattr(field, "related_model", None)
         if target is not None:
-            yield target
+            yield getattr(field, "field", field), target
             yield from _selected(target, below)
 
 
@@ -186,7 +195,7 @@ def _refuse_model(model: type[Model], home: str, label: str, verb: str) -> None:
 
 
 def _inner_queries(query: Query) -> Iterator[Query]:
-    expressions: list[Any] = [query.where, *query.annotations.values()]
+    expressions: list[Any] = [query.where, *query.annotations.values(), *query.order_by]
     while expressions:
         each = expressions.pop()
         if isinstance(each, Query):
@@ -209,22 +218,20 @@ def _inner_queries(query: Query) -> Iterator[Query]:
             expressions += [one for one in sources() if one is not None and one is not rhs]
 
 
-def _is_correlated(inner: Query) -> bool:
-    return any(isinstance(each, ResolvedOuterRef) for each in _leaves(inner.where))
+def _is_tied(inner: Query) -> bool:
+    """Tell whether an inner query sees only rows that lie with the outer row.
 
-
-def _leaves(node: Any) -> Iterator[Any]:
-    pending = [node]
-    while pending:
-        each = pending.pop()
-        yield each
-        if isinstance(each, WhereNode):
-            pending += each.children
-            continue
-        for name in ("lhs", "rhs"):
-            side = getattr(each, name, None)
-            if side is not None and not isinstance(side, (str, Query)):
-                pending.append(side)
-        sources = getattr(each, "get_source_expressions", None)
-        if sources is not None:
-            pending += [one for one in sources() if one is not None]
+    So it is when it is held, by a condition beside all others, to the outer's shard key, or to a
+    row that both refer to.
+    """
+    where = inner.where
+    if where.negated or where.connector != AND:
+        return False
+    return any(
+        isinstance(each, Exact)
+        and isinstance(each.lhs, Col)
+        and isinstance(each.rhs, Col)
+        and each.rhs.alias not in inner.alias_map
+        and lie_together(each.lhs.target, each.rhs.target)
+        for each in where.children
+    )
