@@ -51,7 +51,7 @@ from dbpatterns.sharding.ids import (
 from dbpatterns.sharding.shard_map import ShardMap, pinned, shard_for, shard_map, shards
 from dbpatterns.sharding.strategies import LOWEST, Directory, Hash, Range
 from tests.parcels.models import Consignment, Courier, Depot, Parcel, Scan
-from tests.processes import in_threads, start_process
+from tests.processes import in_threads, start_process, until
 
 NOON = datetime(2026, 11, 26, 12, tzinfo=UTC)
 NOON_MS = int(NOON.timestamp()) * 1000
@@ -294,6 +294,28 @@ def test_an_open_transaction_keeps_nobody_from_making_ids() -> None:
 
 
 @pytest.mark.postgresql
+@pytest.mark.django_db(transaction=True, databases="__all__")
+def test_sessions_take_turns_at_the_clock() -> None:
+    def waiting() -> bool:
+        cursor.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+        return bool(cursor.fetchone()[0])
+
+    def insert() -> None:
+        Depot.objects.using(ONE).create(name="x")
+
+    with connections[ONE].cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(4923671830615284712)")
+        session = threading.Thread(target=in_threads, args=[[insert]])
+        session.start()
+        try:
+            until(waiting)  # else it would be between another's nextval and setval
+        finally:
+            cursor.execute("SELECT pg_advisory_unlock(4923671830615284712)")
+            session.join()
+    assert Depot.objects.using(ONE).count() == 1
+
+
+@pytest.mark.postgresql
 class TestServer:
     pytestmark = ON_SHARDS
 
@@ -359,13 +381,14 @@ for alias, name in {names!r}.items():
     if connections[alias].vendor == "sqlite":
         maker = SQLiteMaker(connections[alias], stepping)
         connections[alias].connection.create_function("dbpatterns_make_id", 1, maker)
-def parcels():
+def parcels(at):
     if connections["{home}"].vendor == "postgresql":
         with connections["{home}"].cursor() as cursor:
             cursor.execute(
                 "INSERT INTO parcels_parcel (id, customer_id, label) SELECT"
-                " dbpatterns_make_id(%s, %s), 7, '' FROM generate_series(1, {each}) RETURNING id",
-                [slot_of(7), datetime.fromtimestamp(stepping() / 1000, UTC)],
+                " dbpatterns_make_id(%s, coalesce(%s, clock_timestamp())), 7, ''"
+                " FROM generate_series(1, {each}) RETURNING id",
+                [slot_of(7), at],
             )
             return [row[0] for row in cursor.fetchall()]
     made = Parcel.objects.bulk_create([Parcel(customer_id=7) for _ in range({each})])
@@ -375,7 +398,8 @@ with pinned({{"bank": first_map("bank")}}):
     sys.stdin.readline()
     made, uuids = [], []
     for number in range({rounds}):
-        made += parcels()
+        stepped = datetime.fromtimestamp(stepping() / 1000, UTC)
+        made += parcels(stepped if number % 3 else None)  # None: the time of each id
         uuids += [make_uuid(slot_of(7)) for _ in range({each})]
         Consignment.objects.bulk_create([Consignment(id=u, courier_id=7) for u in uuids[-{each}:]])
         alias = shards()[number % len(shards())]
@@ -753,6 +777,12 @@ class TestRouting:
         with pytest.raises(CrossShardError):
             list(Parcel.objects.filter(pk__in=ids))
         assert set(Parcel.objects.in_bulk(ids)) == set(ids)
+
+    @pytest.mark.parametrize("home", range(2))
+    def test_what_no_row_can_have_is_on_no_shard_beside_what_is_on_one(self, home: int) -> None:
+        key = next(key for key in range(200) if shard_for(key) == shards()[home])
+        parcel = Parcel.objects.create(customer_id=key)
+        assert list(Parcel.objects.filter(pk__in=[5, parcel.pk])) == [parcel]
 
     @pytest.mark.parametrize("pk", [5, "5", -1, 0, 2**70], ids=repr)
     def test_what_no_row_can_have_is_not_found(self, pk: Any) -> None:
