@@ -29,6 +29,7 @@ SUBJECTS = {
     "events": "tests.settings",
     "ledger": "tests.settings",
     "optimistic": "tests.settings",
+    "shard_ids": "tests.settings",
 }
 """Each with the settings it runs under."""
 RESULTS = Path(__file__).parent / "results"

@@ -16,7 +16,7 @@ from uuid import uuid4
 from django.core.management import call_command
 from django.db import connections, transaction
 
-from dbpatterns.sharding.router import shards
+from dbpatterns.sharding import shards
 from demo.banking.importing import BankImport
 from demo.banking.sample import sample_bank
 from demo.banking.standing_orders import execute_due

@@ -55,17 +55,27 @@ class Section:
 
 @cache
 def _load(section: type[Section]) -> Section:
-    found = list(_section_problems(section, _user_settings().get(section.key, {})))
+    values = _user_settings().get(section.key, {})
+    found = list(_section_problems(section, values, f"DBPATTERNS[{section.key!r}]"))
     if found:
         raise ConfigurationError(" ".join(found))
-    values = _user_settings().get(section.key, {})
+    built: Section = _build(section, values)
+    return built
+
+
+def _build(section: type[Any], values: Mapping[str, Any]) -> Any:
     hints = typing.get_type_hints(section)
     return section(
-        **{
-            key.lower(): tuple(value) if _is_tuple(hints[key.lower()]) else value
-            for key, value in values.items()
-        }
+        **{key.lower(): _converted(value, hints[key.lower()]) for key, value in values.items()}
     )
+
+
+def _converted(value: Any, hint: Any) -> Any:
+    if _is_tuple(hint):
+        return tuple(value)
+    if part := _part(hint):
+        return {name: _build(part, values) for name, values in value.items()}
+    return value
 
 
 def problems() -> Iterator[str]:
@@ -79,7 +89,7 @@ def problems() -> Iterator[str]:
             yield f"DBPATTERNS has no section {key!r}.{_suggestion(key, SECTIONS)}"
             continue
         section: type[Section] = import_string(SECTIONS[key])
-        yield from _section_problems(section, values)
+        yield from _section_problems(section, values, f"DBPATTERNS[{key!r}]")
         if section.app and not apps.is_installed(section.app):
             yield (
                 f"DBPATTERNS[{key!r}] is set, but its app is missing: "
@@ -110,8 +120,7 @@ def _user_settings() -> Mapping[str, Any]:
     return user
 
 
-def _section_problems(section: type[Section], values: Any) -> Iterator[str]:
-    where = f"DBPATTERNS[{section.key!r}]"
+def _section_problems(section: type[Any], values: Any, where: str) -> Iterator[str]:
     if not isinstance(values, Mapping):
         yield f"{where} must be a dict, not {type(values).__name__}."
         return
@@ -120,14 +129,19 @@ def _section_problems(section: type[Section], values: Any) -> Iterator[str]:
     for key, value in values.items():
         if key not in known:
             yield f"{where} has no key {key!r}.{_suggestion(key, known)}"
+        elif (part := _part(known[key])) and isinstance(value, Mapping):
+            for name, values_of in value.items():
+                yield from _section_problems(part, values_of, f"{where}[{key!r}][{name!r}]")
         elif not _matches(value, known[key]):
-            expected = getattr(known[key], "__name__", str(known[key]))
+            expected = "dict" if part else getattr(known[key], "__name__", str(known[key]))
             if _is_tuple(known[key]):
                 expected = f"list of {typing.get_args(known[key])[0].__name__}"
             yield f"{where}[{key!r}] must be {expected}, not {value!r}."
 
 
 def _matches(value: Any, hint: Any) -> bool:
+    if _part(hint):
+        return isinstance(value, Mapping)
     if _is_tuple(hint):
         item = typing.get_args(hint)[0]
         return isinstance(value, list | tuple) and all(_matches(each, item) for each in value)
@@ -136,6 +150,11 @@ def _matches(value: Any, hint: Any) -> bool:
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint)
+
+
+def _part(hint: Any) -> type[Any] | None:
+    """Return the dataclass of which a setting is a dict, by name."""
+    return typing.get_args(hint)[1] if typing.get_origin(hint) is Mapping else None
 
 
 def _is_tuple(hint: Any) -> bool:

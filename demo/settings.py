@@ -124,7 +124,7 @@ DATABASES = {
         for alias, url in zip(SHARDS, _shard_urls, strict=True)
     },
 }
-DATABASE_ROUTERS = ["dbpatterns.sharding.router.ShardRouter"]
+DATABASE_ROUTERS = ["dbpatterns.sharding.ShardRouter"]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 DBPATTERNS = {
@@ -132,12 +132,16 @@ DBPATTERNS = {
     # transaction.
     "SHARDING": {
         "SHARDS": SHARDS,
-        "APPS": [
-            "banking",
-            "dbpatterns_eventstore",
-            "dbpatterns_idempotency",
-            "dbpatterns_ledger",
-        ],
+        "GROUPS": {
+            "bank": {
+                "APPS": [
+                    "banking",
+                    "dbpatterns_eventstore",
+                    "dbpatterns_idempotency",
+                    "dbpatterns_ledger",
+                ],
+            },
+        },
     },
     # A log line, not a warning: it goes where all others go, and `python -W error` breaks no page.
     "QUERIES": {"MODE": "log", "WRITES": "log"},

@@ -3,10 +3,18 @@
 from demo.settings import *  # noqa: F403
 from demo.settings import DATA_DIR, DATABASE_ROUTERS, DATABASES, DBPATTERNS, INSTALLED_APPS
 
-INSTALLED_APPS = [*INSTALLED_APPS, "tests.testapp"]
+INSTALLED_APPS = [
+    *INSTALLED_APPS,
+    "tests.testapp",
+    "tests.shop",
+    "tests.plainshop",
+    "tests.parcels",
+]
 
 # The demo's ledger, keys and events are on its shards; tests of these apps have them on `default`.
 DATABASE_ROUTERS = ["tests.testapp.placement.AlsoOnDefault", *DATABASE_ROUTERS]
+
+DBPATTERNS["SHARDING"]["GROUPS"]["bank"]["APPS"] += ["shop", "parcels"]
 
 # Tests of the guard start from its defaults; those of the demo raise, see tests/demo/conftest.py.
 DBPATTERNS = {key: value for key, value in DBPATTERNS.items() if key != "QUERIES"}

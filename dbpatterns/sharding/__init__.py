@@ -1,5 +1,54 @@
-"""Sharding: rows placed on several databases by the hash of one key.
+"""Sharding: rows placed on several databases by one key and a map of slots.
 
-Install with "dbpatterns.sharding" in `INSTALLED_APPS`. This release has explicit placement
-only, in `dbpatterns.sharding.router`; the slot map that can move data comes later.
+Install with "dbpatterns.sharding" in `INSTALLED_APPS` and this package's `ShardRouter` in
+`DATABASE_ROUTERS`; then `class Account(ShardedModel)` names its key, and queries find their shard.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dbpatterns.sharding.base import ShardedModel
+    from dbpatterns.sharding.context import current_shard, shard, single_shard
+    from dbpatterns.sharding.fields import ShardedIdField, ShardedUUIDField
+    from dbpatterns.sharding.querysets import ShardedManager, ShardedQuerySet
+    from dbpatterns.sharding.reference import ReferenceModel
+    from dbpatterns.sharding.router import ShardRouter
+    from dbpatterns.sharding.shard_map import shard_for, shards
+
+__all__ = [
+    "ReferenceModel",
+    "ShardRouter",
+    "ShardedIdField",
+    "ShardedManager",
+    "ShardedModel",
+    "ShardedQuerySet",
+    "ShardedUUIDField",
+    "current_shard",
+    "shard",
+    "shard_for",
+    "shards",
+    "single_shard",
+]
+
+_MODULES = {
+    "ReferenceModel": "reference",
+    "ShardRouter": "router",
+    "ShardedIdField": "fields",
+    "ShardedManager": "querysets",
+    "ShardedModel": "base",
+    "ShardedQuerySet": "querysets",
+    "ShardedUUIDField": "fields",
+    "current_shard": "context",
+    "shard": "context",
+    "shard_for": "shard_map",
+    "shards": "shard_map",
+    "single_shard": "context",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what was asked for: this package is an app, and its models come after it."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

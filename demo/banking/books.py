@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dbpatterns.ledger.verification import verify_ledger
-from dbpatterns.sharding.router import shards
+from dbpatterns.sharding import shards
 from demo.banking.models import Transfer
 from demo.banking.money import format_amount
 from demo.banking.repositories import Shard

@@ -13,7 +13,7 @@ from uuid import UUID
 from django.db import transaction
 
 from dbpatterns.ledger.batches import Payment, pay_batch
-from dbpatterns.sharding.router import shard_for, shards
+from dbpatterns.sharding import shard_for, shards
 from demo.banking.berka import BadBankFiles, BankData, NewAccount, NewCustomer, NewOrder
 from demo.banking.events import Movement, record
 from demo.banking.models import Account, Customer, StandingOrder, Transfer

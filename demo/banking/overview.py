@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from django.db.models import Q
 
-from dbpatterns.sharding.router import shard_for
+from dbpatterns.sharding import shard_for
 from demo.banking import reports
 from demo.banking.books import Proof, prove_shard
 from demo.banking.models import Account

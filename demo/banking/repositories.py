@@ -14,7 +14,7 @@ from django.db import connections
 from django.db.models import Exists, F, OuterRef, Q, Subquery
 
 from dbpatterns.repositories import Repository, Spec
-from dbpatterns.sharding.router import shard_for, shards
+from dbpatterns.sharding import shard_for, shards
 from demo.banking.models import (
     Account,
     Customer,

@@ -11,7 +11,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_safe
 
 from dbpatterns.services import resolve
-from dbpatterns.sharding.router import shards
+from dbpatterns.sharding import shards
 from demo.banking.overview import OverviewService
 from demo.banking.reach import Reach
 from demo.banking.services import PaymentService

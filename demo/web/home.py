@@ -8,8 +8,8 @@ from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
 from dbpatterns.services import resolve
+from dbpatterns.sharding import shards
 from dbpatterns.sharding.hashing import SLOTS
-from dbpatterns.sharding.router import shards
 from demo.banking.overview import OverviewService, ShardFigures
 from demo.blog.services import BlogFigures, BlogService
 

@@ -3,7 +3,7 @@
 from django.conf import settings
 
 from dbpatterns.errors import UsageError
-from dbpatterns.sharding.router import shard_for
+from dbpatterns.sharding import shard_for
 from demo.banking.models import Account
 from demo.banking.repositories import Shards, of_customers
 from demo.users.models import User

@@ -25,7 +25,7 @@ from dbpatterns.errors import UsageError
 from dbpatterns.repositories import Repository, Spec
 from dbpatterns.repositories.errors import UnknownField
 from dbpatterns.repositories.keyset import Keyset
-from dbpatterns.sharding.router import shards
+from dbpatterns.sharding import shards
 from demo.banking.models import Account
 from tests.testapp.models import Article, Topic, Writer
 

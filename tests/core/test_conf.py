@@ -11,12 +11,15 @@ from django.test import override_settings
 from dbpatterns import conf
 from dbpatterns.apps import check_settings
 from dbpatterns.errors import ConfigurationError
-from dbpatterns.sharding.conf import ShardingSettings
+from dbpatterns.sharding.conf import GroupSettings, ShardingSettings
 
 
 def test_a_section_is_read_as_typed_values() -> None:
-    with override_settings(DBPATTERNS={"SHARDING": {"SHARDS": ["a", "b"], "APPS": ["bank"]}}):
-        assert ShardingSettings.load() == ShardingSettings(shards=("a", "b"), apps=("bank",))
+    groups = {"bank": {"APPS": ["ledger", "books"]}}
+    with override_settings(DBPATTERNS={"SHARDING": {"SHARDS": ["a", "b"], "GROUPS": groups}}):
+        assert ShardingSettings.load() == ShardingSettings(
+            shards=("a", "b"), groups={"bank": GroupSettings(apps=("ledger", "books"))}
+        )
 
 
 def test_a_changed_setting_is_read_again() -> None:
@@ -35,7 +38,17 @@ def test_a_changed_setting_is_read_again() -> None:
             "no section 'SHARDNG'. Did you mean 'SHARDING'?"
             " Known: IDEMPOTENCY, QUERIES, REPOSITORIES, SHARDING, TRANSACTIONS.",
         ),
-        ({"SHARDING": {"SHARD": []}}, "no key 'SHARD'. Did you mean 'SHARDS'? Known: APPS, SHARDS"),
+        ({"SHARDING": {"SHARD": []}}, "no key 'SHARD'. Did you mean 'SHARDS'? Known: CONTROL"),
+        (
+            {"SHARDING": {"GROUPS": {"bank": {"APS": []}}}},
+            "DBPATTERNS['SHARDING']['GROUPS']['bank'] has no key 'APS'. Did you mean 'APPS'?"
+            " Known: APPS, STRATEGY.",
+        ),
+        (
+            {"SHARDING": {"GROUPS": {"bank": ["books"]}}},
+            "DBPATTERNS['SHARDING']['GROUPS']['bank'] must be a dict, not list.",
+        ),
+        ({"SHARDING": {"GROUPS": ["bank"]}}, "['GROUPS'] must be dict, not ['bank']."),
         ({"SHARDING": {"SHARDS": "shard_0"}}, "must be list of str, not 'shard_0'."),
         ({"SHARDING": {"SHARDS": [0]}}, "must be list of str, not [0]."),
         ({"SHARDING": ["shard_0"]}, "DBPATTERNS['SHARDING'] must be a dict, not list."),

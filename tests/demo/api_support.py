@@ -10,7 +10,7 @@ from django.db import connections
 from rest_framework.authtoken.models import Token
 from rest_framework.test import APIClient
 
-from dbpatterns.sharding.router import shard_for, shards
+from dbpatterns.sharding import shard_for, shards
 from demo.banking.models import Account, Customer, StandingOrder, Transfer
 from demo.users.models import User
 

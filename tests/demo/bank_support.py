@@ -8,7 +8,7 @@ from typing import Any
 
 from django.db import connections, transaction
 
-from dbpatterns.sharding.router import shards
+from dbpatterns.sharding import shards
 from dbpatterns.testing.ledger import empty_ledger
 from demo.banking.berka import BankData
 from demo.banking.importing import BankImport, opening_balance

@@ -30,7 +30,7 @@ from dbpatterns.ledger.models import Entry as LedgerEntry
 from dbpatterns.ledger.models import Transfer as LedgerTransfer
 from dbpatterns.queries import NPlusOneError
 from dbpatterns.queries.capture import current_scope
-from dbpatterns.sharding.router import shards
+from dbpatterns.sharding import shards
 from demo.banking import standing_orders
 from demo.banking.models import Account, StandingOrder, Transfer
 from demo.banking.projections import Statements

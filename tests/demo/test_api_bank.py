@@ -8,7 +8,7 @@ from django.db import connections
 from rest_framework.request import Request
 from rest_framework.test import APIClient, APIRequestFactory
 
-from dbpatterns.sharding.router import shards
+from dbpatterns.sharding import shards
 from demo.api.fan_out import NewestFirst
 from demo.api.reach import Reach
 from demo.banking.models import Account, StandingOrder, Transfer

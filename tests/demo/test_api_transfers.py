@@ -13,7 +13,7 @@ from rest_framework.test import APIClient
 from rest_framework.throttling import SimpleRateThrottle
 
 from dbpatterns.ledger import models as ledger
-from dbpatterns.sharding.router import shards
+from dbpatterns.sharding import shards
 from demo.banking.models import Account, Entry, Transfer
 from tests.demo.api_support import PASSWORD, Bank, queries_by_database
 from tests.http import Answer, post

@@ -10,7 +10,7 @@ from django.core.management import CommandError, call_command
 from django.db import DatabaseError
 
 from dbpatterns.commands import OperationalCommand
-from dbpatterns.sharding.router import shard_for, shards
+from dbpatterns.sharding import shard_for, shards
 from demo.banking.berka import BadBankFiles, BankData, read_bank_files
 from demo.banking.books import prove_books
 from demo.banking.importing import BankImport, opening_balance

@@ -14,7 +14,7 @@ from django.core.management import CommandError, call_command
 from django.db import IntegrityError, connections, transaction
 from pytest_django import DjangoAssertNumQueries
 
-from dbpatterns.sharding.router import shards
+from dbpatterns.sharding import shards
 from dbpatterns.testing.ledger import unguarded_ledger
 from demo.banking import standing_orders
 from demo.banking.books import prove_books

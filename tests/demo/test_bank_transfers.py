@@ -11,7 +11,7 @@ from dbpatterns.idempotency.models import IdempotencyKey
 from dbpatterns.ledger.errors import InvalidAmount
 from dbpatterns.ledger.models import Account as LedgerAccount
 from dbpatterns.ledger.models import Entry as LedgerEntry
-from dbpatterns.sharding.router import shards
+from dbpatterns.sharding import shards
 from dbpatterns.testing.ledger import unguarded_ledger
 from demo.banking.books import prove_books
 from demo.banking.models import Account, Customer, Transfer

@@ -18,7 +18,7 @@ from django.db.models import signals
 from django.test import override_settings
 
 from dbpatterns.errors import UsageError
-from dbpatterns.sharding.router import shard_for, shards
+from dbpatterns.sharding import shard_for, shards
 from demo.banking.importing import BankImport
 from demo.banking.models import Customer
 from demo.banking.sample import sample_bank

@@ -10,7 +10,7 @@ from django.test import Client
 
 from dbpatterns.ledger.models import Account as LedgerAccount
 from dbpatterns.services import resolve
-from dbpatterns.sharding.router import shards
+from dbpatterns.sharding import shards
 from dbpatterns.testing.ledger import unguarded_ledger
 from demo.banking import standing_orders
 from demo.banking.models import Account, StandingOrder, StandingOrderExecution, Transfer

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.browser
 SEED = f"""
 from itertools import count
 from django.utils import timezone
-from dbpatterns.sharding.router import shard_for, shards
+from dbpatterns.sharding import shard_for, shards
 from demo.banking.models import Account, Customer
 from demo.blog.models import Author, Comment, Post
 from demo.blog.sample import load_sample_blog

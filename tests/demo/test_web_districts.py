@@ -4,7 +4,7 @@ import pytest
 from django.test import Client
 
 from dbpatterns.services import resolve
-from dbpatterns.sharding.router import shards
+from dbpatterns.sharding import shards
 from demo.banking.overview import OverviewService
 from demo.banking.reports import DistrictMoney
 from tests.demo.api_support import Bank, queries_by_database

@@ -13,7 +13,7 @@ from django.db import OperationalError, connections
 from django.test import Client
 
 from dbpatterns.ledger.models import Account as LedgerAccount
-from dbpatterns.sharding.router import shards
+from dbpatterns.sharding import shards
 from dbpatterns.testing.ledger import unguarded_ledger
 from demo.blog.models import Author, Category, Comment, Post, Tag
 from demo.web.blog import thread

@@ -49,8 +49,11 @@ def test_purging_goes_in_batches_to_the_end(expired: None) -> None:
 @pytest.mark.django_db(databases="__all__")
 def test_purging_goes_to_every_database_that_holds_keys() -> None:
     late = timedelta(seconds=-1)
-    with override_settings(DATABASE_ROUTERS=["dbpatterns.sharding.router.ShardRouter"]):
-        shard = {"SHARDS": ["shard_0", "shard_1"], "APPS": ["dbpatterns_idempotency"]}
+    with override_settings(DATABASE_ROUTERS=["dbpatterns.sharding.ShardRouter"]):
+        shard = {
+            "SHARDS": ["shard_0", "shard_1"],
+            "GROUPS": {"bank": {"APPS": ["dbpatterns_idempotency"]}},
+        }
         with override_settings(DBPATTERNS={"SHARDING": shard}):
             for alias in shard["SHARDS"]:
                 run_once("s", "k", 1, lambda: 1, expires_in=late, using=alias)

@@ -105,7 +105,7 @@ def test_another_vendor_is_left_alone() -> None:
 
 @pytest.mark.django_db(transaction=True, databases=["default", "shard_0"])
 def test_a_ledger_lives_beside_the_money_of_each_shard() -> None:
-    sharding = {"SHARDS": ["shard_0"], "APPS": ["dbpatterns_ledger"]}
+    sharding = {"SHARDS": ["shard_0"], "GROUPS": {"bank": {"APPS": ["dbpatterns_ledger"]}}}
     with override_settings(DBPATTERNS={"SHARDING": sharding}):
         try:
             accounts = Account.objects.using("shard_0")

@@ -14,7 +14,7 @@ from django.test.utils import CaptureQueriesContext
 from dbpatterns.errors import UsageError
 from dbpatterns.optimistic import StaleObjectError, UnknownVersion
 from dbpatterns.optimistic.models import delete_as_read
-from dbpatterns.sharding.router import shards
+from dbpatterns.sharding import shards
 from tests.testapp.models import (
     NumberedPage,
     Page,

@@ -6,8 +6,8 @@ from django.db import connections
 from django.test import override_settings
 
 from dbpatterns.errors import ConfigurationError, UsageError
+from dbpatterns.sharding import ShardRouter, shard_for, shards
 from dbpatterns.sharding.hashing import SLOTS
-from dbpatterns.sharding.router import ShardRouter, shard_for, shards
 from demo.banking.models import Account, Customer
 from demo.blog.models import Author
 
@@ -28,7 +28,7 @@ def test_every_slot_has_a_shard() -> None:
 
 @override_settings(DBPATTERNS={})
 def test_without_shards_placement_names_the_setting() -> None:
-    with pytest.raises(ConfigurationError, match='DBPATTERNS\\["SHARDING"\\]\\["SHARDS"\\]'):
+    with pytest.raises(ConfigurationError, match='DBPATTERNS\\["SHARDING"\\]\\["GROUPS"\\]'):
         shard_for(1)
 
 

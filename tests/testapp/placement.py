@@ -35,6 +35,6 @@ class AlsoOnDefault:
 def on_default_only() -> Iterator[None]:
     """Have one ledger, one event store and one table of keys: the demo's shards have none."""
     patterns: dict[str, Any] = settings.DBPATTERNS
-    sharding = {**patterns["SHARDING"], "APPS": ["banking"]}
+    sharding = {**patterns["SHARDING"], "GROUPS": {"bank": {"APPS": ["banking"]}}}
     with override_settings(DBPATTERNS={**patterns, "SHARDING": sharding}):
         yield

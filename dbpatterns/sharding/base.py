@@ -1,0 +1,61 @@
+"""`ShardedModel`: a model whose rows are placed by their shard key."""
+
+from typing import Any, ClassVar, Self
+
+from django.db import models
+
+from dbpatterns.sharding.errors import ShardKeyChanged
+from dbpatterns.sharding.keys import key_field
+from dbpatterns.sharding.querysets import ShardedManager, place, rerouted
+
+__all__ = ["ShardedModel"]
+
+
+class ShardedModel(models.Model):
+    """Rows of one group, each on its key's shard; name the key in `shard_key`.
+
+        class Account(ShardedModel):
+            shard_key = "customer"
+            customer = models.ForeignKey(Customer, models.PROTECT)
+
+    A key is an integer of 64 bits, a text or a UUID, or the foreign key of one; or the foreign key
+    of a sharded model whose id carries a slot, for rows that belong to that one's.
+    """
+
+    shard_key: ClassVar[str]
+    objects: ClassVar[Any] = ShardedManager()
+
+    class Meta:
+        abstract = True
+        base_manager_name = "objects"  # Django inherits it, so that refreshes are routed as well
+
+    @rerouted
+    def save(self, *, using: str | None = None, **options: Any) -> None:
+        """Save to the shard of its key; the statements of Django's.
+
+        Raises: ShardKeyChanged: it was read under another key. WrongShard: `using` is not the
+            key's. ShardKeyRequired: there is none. StaleShardMap: within a transaction.
+        """
+        self._refuse_other_key()
+        super().save(using=place(self, using), **options)
+        self._state.shard_key = self.__dict__.get(key_field(type(self)).attname)  # type: ignore[attr-defined]
+
+    @rerouted
+    def delete(self, using: str | None = None, keep_parents: bool = False) -> Any:
+        """Delete from the shard of its key, with what hangs on it there."""
+        self._refuse_other_key()
+        return super().delete(using=place(self, using), keep_parents=keep_parents)
+
+    @classmethod
+    def from_db(cls, db: Any, field_names: Any, values: Any, **options: Any) -> Self:
+        """Make an instance from a row, and remember its key."""
+        made = super().from_db(db, field_names, values, **options)
+        made._state.shard_key = made.__dict__.get(key_field(cls).attname)  # type: ignore[attr-defined]
+        return made
+
+    def _refuse_other_key(self) -> None:
+        before = getattr(self._state, "shard_key", None)
+        field = key_field(type(self))
+        after = self.__dict__.get(field.attname)
+        if before is not None and not self._state.adding and after != before:
+            raise ShardKeyChanged(self._meta.label, field.name, before=before, after=after)

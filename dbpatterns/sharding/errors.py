@@ -1,0 +1,106 @@
+"""What can go wrong between a query and its shard."""
+
+from collections.abc import Iterable
+
+from django.db import DatabaseError, OperationalError
+
+from dbpatterns.errors import DBPatternsError, UsageError
+
+__all__ = [
+    "CrossShardError",
+    "MapChanged",
+    "ShardKeyChanged",
+    "ShardKeyRequired",
+    "ShardUnavailable",
+    "StaleShardMap",
+    "UnplacedKey",
+    "WrongShard",
+]
+
+
+class ShardKeyRequired(UsageError):
+    """A query or a row does not say on which shard it is."""
+
+    def __init__(self, model: str, key: str, *, why: str) -> None:
+        super().__init__(
+            f"{model} is sharded by {key!r}, and {why}. Put {key} into the query, say which by "
+            f"`with shard(key):` or `.using(alias)`, or ask all shards by `.fanout()`."
+        )
+        self.model, self.key = model, key
+
+
+class CrossShardError(UsageError):
+    """A query that one shard alone would answer wrongly."""
+
+    def __init__(self, model: str, shards: Iterable[str], *, why: str) -> None:
+        self.model, self.shards = model, tuple(sorted(shards))
+        super().__init__(f"This query on {model} {why}")
+
+
+class WrongShard(UsageError):
+    """A row was to be written to a shard that is not its key's."""
+
+    def __init__(self, model: str, key: object, *, shard: str, home: str) -> None:
+        super().__init__(
+            f"{model} with key {key!r} belongs on {home!r} and was to be written to {shard!r}: "
+            "leave `using` out, and the map places it."
+        )
+        self.model, self.key, self.shard, self.home = model, key, shard, home
+
+
+class ShardKeyChanged(UsageError):
+    """A row's shard key was changed, which would move it to another shard or lose it there."""
+
+    def __init__(self, model: str, field: str, *, before: object, after: object) -> None:
+        super().__init__(
+            f"{model}.{field} is the shard key and was changed from {before!r} to {after!r}: a "
+            "row never changes its key. Create a row under the new key, together with the rows "
+            "that hang on it, and delete the old one."
+        )
+        self.model, self.field, self.before, self.after = model, field, before, after
+
+
+class UnplacedKey(DBPatternsError, LookupError):
+    """The map has no shard for a key."""
+
+    def __init__(self, group: str, key: object, *, why: str) -> None:
+        super().__init__(
+            f"Group {group!r} has no shard for {key!r}: {why}. "
+            f"`manage.py shard_map assign {group}` gives it one."
+        )
+        self.group, self.key = group, key
+
+
+class MapChanged(DBPatternsError):
+    """Somebody else changed the map first; nothing was written."""
+
+    def __init__(self, group: str, *, expected: int, found: int) -> None:
+        super().__init__(
+            f"The map of {group!r} is at epoch {found} and was {expected} when this change was "
+            "planned: somebody else changed it. Nothing was written; look at it and decide anew."
+        )
+        self.group, self.expected, self.found = group, expected, found
+
+
+class StaleShardMap(DBPatternsError, DatabaseError):
+    """A shard refused a write because its slots went to another; the map was read again.
+
+    Outside a transaction the write is repeated on the right shard. Within one, the transaction
+    is to be run again.
+    """
+
+    def __init__(self, shard: str) -> None:
+        super().__init__(
+            f"Shard {shard!r} refused a write: the key was given to another shard while this "
+            "process had an older map. Nothing was written, and the map has been read again: run "
+            "the transaction once more."
+        )
+        self.shard = shard
+
+
+class ShardUnavailable(DBPatternsError, OperationalError):
+    """A shard does not answer; the others do."""
+
+    def __init__(self, shard: str, *, why: str) -> None:
+        super().__init__(f"Shard {shard!r} does not answer: {why}")
+        self.shard = shard

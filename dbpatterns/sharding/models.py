@@ -1,0 +1,108 @@
+"""The map's tables, on the control database, and the fence of each shard, on the shard."""
+
+from django.db import models
+
+from dbpatterns.conf import require_installed
+
+__all__ = ["Fence", "MapChange", "PlacedKey", "ShardGroup", "SlotRange"]
+
+require_installed("dbpatterns.sharding")
+
+
+class ShardGroup(models.Model):
+    """Models that lie together by one key, and the number of their map."""
+
+    name = models.CharField(max_length=50, primary_key=True)
+    strategy = models.CharField(max_length=20)
+    epoch = models.BigIntegerField(default=1)
+    """Grows by one with each change of the map; who changes it compares it first."""
+
+    class Meta:
+        db_table = "dbpatterns_sharding_group"
+        verbose_name = "group"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class SlotRange(models.Model):
+    """Slots of one shard, from the first to the next range's; there is no last to contradict."""
+
+    group = models.ForeignKey(ShardGroup, models.CASCADE, related_name="slot_ranges")
+    first_slot = models.IntegerField()
+    shard = models.CharField(max_length=100)
+
+    class Meta:
+        db_table = "dbpatterns_sharding_slotrange"
+        ordering = ["group", "first_slot"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["group", "first_slot"], name="dbpatterns_sharding_slot_once"
+            ),
+            models.CheckConstraint(
+                condition=models.Q(first_slot__range=(0, 16_383)),
+                name="dbpatterns_sharding_slot_known",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.group_id} from {self.first_slot}: {self.shard}"
+
+
+class PlacedKey(models.Model):
+    """A key, a region or the lower bound of a range, and its shard."""
+
+    group = models.ForeignKey(ShardGroup, models.CASCADE, related_name="placed_keys")
+    key = models.CharField(max_length=300, blank=True)
+    """Its type and its text; empty for the bound below every key."""
+    shard = models.CharField(max_length=100)
+
+    class Meta:
+        db_table = "dbpatterns_sharding_placedkey"
+        ordering = ["group", "key"]
+        constraints = [
+            models.UniqueConstraint(fields=["group", "key"], name="dbpatterns_sharding_key_once")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.group_id} {self.key}: {self.shard}"
+
+
+class MapChange(models.Model):
+    """What was changed in a map, when; kept for people."""
+
+    group = models.ForeignKey(ShardGroup, models.CASCADE, related_name="changes")
+    epoch = models.BigIntegerField()
+    change = models.TextField()
+    changed_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        db_table = "dbpatterns_sharding_mapchange"
+        ordering = ["-pk"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["group", "epoch"], name="dbpatterns_sharding_change_once"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.group_id} {self.epoch}: {self.change}"
+
+
+class Fence(models.Model):
+    """Keys that this shard has given away: on the shard itself, where triggers refuse them."""
+
+    group = models.CharField(max_length=50)
+    part = models.CharField(max_length=700)
+    """The slots or keys, as `operations` names them."""
+    epoch = models.BigIntegerField()
+    """The map's number from which on they are another shard's."""
+
+    class Meta:
+        db_table = "dbpatterns_sharding_fence"
+        constraints = [
+            models.UniqueConstraint(fields=["group", "part"], name="dbpatterns_sharding_fence_once")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.group} {self.part}"

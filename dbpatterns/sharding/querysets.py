@@ -1,0 +1,272 @@
+"""`ShardedQuerySet`: Django's queryset, which finds the shard in its own WHERE.
+
+`QuerySet.db` is where Django asks a queryset for its database, so that is all it takes for reads,
+`update()` and `delete()`. Methods that make rows find the shard in the rows; methods that take
+many are split by shard, in one transaction on each that commit together.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from functools import wraps
+from typing import Any, TypeVar
+
+from django.db import DatabaseError, models, router, transaction
+
+from dbpatterns.errors import UsageError
+from dbpatterns.sharding.context import current_shard, enter
+from dbpatterns.sharding.errors import (
+    CrossShardError,
+    ShardKeyRequired,
+    StaleShardMap,
+    WrongShard,
+)
+from dbpatterns.sharding.fences import is_refusal
+from dbpatterns.sharding.fields import home_by_lot
+from dbpatterns.sharding.keys import group_of, home_of, key_field, key_of
+from dbpatterns.sharding.routing import refuse_foreign, shards_of
+from dbpatterns.sharding.shard_map import reload, shards
+from dbpatterns.transactions import in_transaction
+
+__all__ = ["ShardedManager", "ShardedQuerySet", "place", "rerouted"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def place(instance: models.Model, using: str | None, *, by_lot: bool = True) -> str:
+    """Return where to write an instance: its home by the map; `using` if it names none.
+
+    A new row that is its own key and has none gets one `by_lot`.
+
+    Raises: WrongShard: `using` is another. ShardKeyRequired: nothing says where.
+    """
+    home = home_of(instance)
+    if home is None and by_lot:
+        home = home_by_lot(instance, using or current_shard())
+    model = type(instance)._meta.label
+    if home is None:
+        home = using or instance._state.db or current_shard()
+        if home is None:
+            key = key_field(type(instance)).attname
+            raise ShardKeyRequired(model, key, why="this row has none")
+    elif using is not None and using != home:
+        raise WrongShard(model, key_of(instance), shard=using, home=home)
+    return enter(model, home)
+
+
+def rerouted(method: F) -> F:
+    """Repeat a write that a shard refused because its keys have gone to another.
+
+    Within a transaction, which the refusal has ended, the caller has to repeat that.
+    """
+
+    @wraps(method)
+    def run(self: Any, *args: Any, **options: Any) -> Any:
+        model = self.model if isinstance(self, models.QuerySet) else type(self)
+        is_nested = any(in_transaction(alias) for alias in shards())
+        try:
+            return method(self, *args, **options)
+        except StaleShardMap:
+            raise
+        except DatabaseError as error:
+            if not is_refusal(error):
+                raise
+            reload(group_of(model))
+            if is_nested or getattr(self, "_db", None) or options.get("using"):
+                raise StaleShardMap(model._meta.label) from error
+        return method(self, *args, **options)
+
+    return run  # type: ignore[return-value]
+
+
+class ShardedQuerySet(models.QuerySet[Any]):
+    """A queryset that goes to the shard its conditions name, or is refused."""
+
+    model: type[models.Model]
+    _db: str | None
+    _hints: dict[str, Any]
+
+    @property
+    def db(self) -> str:
+        """The shard of this query, as it stands; no query, some 10 µs.
+
+        By `using()`, the key in its conditions, the instance it hangs on, or the block it was
+        made in or runs in.
+        Raises: ShardKeyRequired, CrossShardError, UnplacedKey.
+        """
+        if self._db:
+            return self._db
+        return self._named() or self._pinned()
+
+    def _named(self) -> str | None:
+        """Return the shard that the conditions name."""
+        found = shards_of(self.query)
+        if found is None:
+            return None
+        if len(found) > 1:
+            raise CrossShardError(
+                self.model._meta.label,
+                found,
+                why=f"is about keys of {len(found)} shards ({', '.join(sorted(found))}), and one "
+                "shard would answer for its own alone. Ask all by `.fanout()`, or one key at a "
+                "time.",
+            )
+        alias = next(iter(found), None) or self._hinted() or current_shard() or shards()[0]
+        refuse_foreign(self.query, alias, is_pinned=False)
+        return enter(self.model._meta.label, alias)
+
+    def _pinned(self) -> str:
+        """Return the shard that the code around says, for conditions that name none."""
+        alias = self._hinted() or current_shard()
+        label = self.model._meta.label
+        if alias is None:
+            raise ShardKeyRequired(
+                label, key_field(self.model).attname, why="this query does not name one"
+            )
+        refuse_foreign(self.query, alias, is_pinned=True)
+        return enter(label, alias)
+
+    def _hinted(self) -> str | None:
+        instance = self._hints.get("instance")
+        if instance is not None:
+            asked = router.db_for_write if self._for_write else router.db_for_read
+            return asked(self.model, **self._hints)
+        pinned: str | None = self._hints.get("shard")
+        return pinned
+
+    def raw(self, *args: Any, **options: Any) -> Any:
+        """Run SQL of your own, which nobody can read a key from: say `using(alias)`."""
+        if not (self._db or self._hints.get("shard") or current_shard()):
+            raise ShardKeyRequired(
+                self.model._meta.label,
+                key_field(self.model).attname,
+                why="SQL of your own hides it",
+            )
+        options.setdefault("using", self._db or self._hints.get("shard") or current_shard())
+        return super().raw(*args, **options)
+
+    @rerouted
+    def create(self, **values: Any) -> Any:
+        """Create a row on its key's shard; the statements of Django's."""
+        made = self.model(**values)
+        alias = place(made, self._db or self._hinted())
+        self._for_write = True
+        made.save(force_insert=True, using=alias)
+        return made
+
+    @rerouted
+    def get_or_create(self, defaults: Any = None, **values: Any) -> Any:
+        """As Django's, on the shard that the values name."""
+        return super(ShardedQuerySet, self._at(values, defaults)).get_or_create(defaults, **values)
+
+    @rerouted
+    def update_or_create(
+        self, defaults: Any = None, create_defaults: Any = None, **values: Any
+    ) -> Any:
+        """As Django's, on the shard that the values name."""
+        here = self._at(values, create_defaults or defaults)
+        return super(ShardedQuerySet, here).update_or_create(defaults, create_defaults, **values)
+
+    @rerouted
+    def bulk_create(self, objs: Iterable[Any], *args: Any, **options: Any) -> Any:
+        """Create rows, each on its key's shard; Django's statements on each of them.
+
+        All or none, in one transaction on each shard; only a server lost between two commits
+        leaves a part, which is then whole on its shard.
+        """
+        rows = list(objs)
+        for alias, each in self._split(rows):
+            super(ShardedQuerySet, self.using(alias)).bulk_create(each, *args, **options)
+        return rows
+
+    @rerouted
+    def bulk_update(
+        self, objs: Iterable[Any], fields: Iterable[str], *args: Any, **options: Any
+    ) -> int:
+        """Change rows, each on its key's shard; all or none as `bulk_create`."""
+        names = list(fields)
+        self._refuse_key(names)
+        return sum(
+            super(ShardedQuerySet, self.using(alias)).bulk_update(each, names, *args, **options)
+            for alias, each in self._split(list(objs))
+        )
+
+    @rerouted
+    def update(self, **values: Any) -> int:
+        """Change the rows of one shard; one statement."""
+        self._refuse_key(values)
+        asking = {f"new_{name}": each for name, each in values.items() if _asks(each)}
+        here = self.using(self.annotate(**asking).db) if asking else self
+        return super(ShardedQuerySet, here).update(**values)
+
+    @rerouted
+    def delete(self) -> Any:
+        """Delete the rows of one shard, and what hangs on them there."""
+        return super().delete()
+
+    def in_bulk(self, id_list: Any = None, *, field_name: str = "pk") -> dict[Any, Any]:
+        """Return rows by their ids; one query on each shard that the ids name."""
+        if self._db or id_list is None:
+            return super().in_bulk(id_list, field_name=field_name)
+        ids: dict[str | None, list[Any]] = {}
+        for each in id_list:
+            found = shards_of(self.filter(**{field_name: each}).query)
+            only = next(iter(found)) if found is not None and len(found) == 1 else None
+            ids.setdefault(only, []).append(each)
+        merged: dict[Any, Any] = {}
+        for alias, some in ids.items():
+            here = self if alias is None else self.using(enter(self.model._meta.label, alias))
+            merged |= super(ShardedQuerySet, here).in_bulk(some, field_name=field_name)
+        return {each: merged[each] for each in id_list if each in merged}
+
+    def _at(self, values: Any, defaults: Any) -> "ShardedQuerySet":
+        if self._db:
+            return self
+        named = shards_of(self.filter(**values).query)
+        if named is not None and len(named) == 1:
+            return self.using(enter(self.model._meta.label, next(iter(named))))
+        own = {each.name for each in self.model._meta.concrete_fields} | {
+            each.attname for each in self.model._meta.concrete_fields
+        }
+        given = {**values, **(defaults or {})}
+        made = self.model(
+            **{name: value for name, value in given.items() if name in own and not callable(value)}
+        )
+        return self.using(place(made, self._hinted(), by_lot=False))
+
+    def _split(self, rows: Sequence[Any]) -> Iterable[tuple[str, list[Any]]]:
+        parts: dict[str, list[Any]] = {}
+        for each in rows:
+            parts.setdefault(place(each, self._db or self._hinted()), []).append(each)
+        with ExitStack() as stack:
+            if len(parts) > 1:
+                for alias in parts:
+                    stack.enter_context(transaction.atomic(using=alias))
+            yield from parts.items()
+
+    def _refuse_key(self, names: Iterable[str]) -> None:
+        field = key_field(self.model)
+        if {field.name, field.attname} & set(names):
+            raise UsageError(
+                f"{self.model._meta.label}.{field.name} is the shard key, and a row never changes "
+                "it: create a row under the new key and delete the old one."
+            )
+
+
+def _asks(value: Any) -> bool:
+    """Tell whether a new value is the answer of an inner query, which has a shard of its own."""
+    if isinstance(value, models.Subquery | models.QuerySet):
+        return True
+    sources = getattr(value, "get_source_expressions", list)()
+    return any(map(_asks, sources))
+
+
+class ShardedManager(models.Manager.from_queryset(ShardedQuerySet)):  # type: ignore[misc]
+    """The manager of sharded models; a queryset stays on the shard of the block it is made in."""
+
+    def get_queryset(self) -> Any:
+        """Return all rows, on the shard of the block this runs in, if any."""
+        found = super().get_queryset()
+        alias = current_shard()
+        if alias is not None and self._db is None:
+            found._hints = {**found._hints, "shard": alias}
+        return found

@@ -1,0 +1,129 @@
+"""Reference models: small tables that every shard has whole, for joins to stay on one shard.
+
+    class Currency(ReferenceModel):
+        code = models.CharField(max_length=3, primary_key=True)
+
+Read from any shard; written to all of them, or to none.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, ClassVar
+
+from django.db import models, transaction
+
+from dbpatterns.sharding.context import current_shard
+from dbpatterns.sharding.shard_map import shards
+
+__all__ = ["ReferenceManager", "ReferenceModel", "ReferenceQuerySet", "is_reference"]
+
+
+def is_reference(model: type[models.Model]) -> bool:
+    """Tell whether every shard has all rows of a model; no query."""
+    return issubclass(model, ReferenceModel)
+
+
+@contextmanager
+def _on_all() -> Iterator[tuple[str, ...]]:
+    """Hold one transaction on each shard; they are committed together, or undone together.
+
+    A server that is lost between two of the commits leaves the shards different, which
+    `shard_status` does not see: write the row once more.
+    """
+    with ExitStack() as stack:
+        for alias in shards():
+            stack.enter_context(transaction.atomic(using=alias))
+        yield shards()
+
+
+class ReferenceQuerySet(models.QuerySet[Any]):
+    """Rows that are the same on each shard: one is read, all are written."""
+
+    _db: str | None
+    _hints: dict[str, Any]
+
+    def create(self, **values: Any) -> Any:
+        """Create a row on every shard, with one key; a statement on each, in a transaction."""
+        made = self.model(**values)
+        made.save(force_insert=True, using=self._db)
+        return made
+
+    def bulk_create(self, objs: Any, *args: Any, **options: Any) -> Any:
+        """Create rows on every shard; they need keys of their own."""
+        return self._everywhere("bulk_create", list(objs), *args, **options)
+
+    def bulk_update(self, objs: Any, fields: Any, *args: Any, **options: Any) -> int:
+        """Change rows on every shard; returns the rows of one."""
+        found: int = self._everywhere("bulk_update", list(objs), list(fields), *args, **options)
+        return found
+
+    def update_or_create(
+        self, defaults: Any = None, create_defaults: Any = None, **values: Any
+    ) -> Any:
+        """As Django's, on every shard; a row that one lacks is made there."""
+        return self._everywhere("update_or_create", defaults, create_defaults, **values)
+
+    def update(self, **values: Any) -> int:
+        """Change rows on every shard; returns the rows of one."""
+        found: int = self._everywhere("update", **values)
+        return found
+
+    def delete(self) -> Any:
+        """Delete rows on every shard; returns what one deleted."""
+        return self._everywhere("delete")
+
+    def _everywhere(self, method: str, *args: Any, **options: Any) -> Any:
+        if self._db:
+            return getattr(super(), method)(*args, **options)
+        with _on_all() as aliases:
+            answers = [
+                getattr(super(ReferenceQuerySet, self.using(alias)), method)(*args, **options)
+                for alias in aliases
+            ]
+        return answers[0]
+
+    @property
+    def db(self) -> str:
+        """The database asked for, the shard of the block, or the first that may be read."""
+        if self._db:
+            return self._db
+        instance = self._hints.get("instance")
+        near: str | None = None if instance is None else instance._state.db
+        if near is not None and near in shards():
+            return near
+        return current_shard() or shards()[0]
+
+
+ReferenceManager = models.Manager.from_queryset(ReferenceQuerySet, "ReferenceManager")
+
+
+class ReferenceModel(models.Model):
+    """A small table on every shard; see the module. Its keys are given, not counted."""
+
+    objects: ClassVar[Any] = ReferenceManager()
+
+    class Meta:
+        abstract = True
+        base_manager_name = "objects"
+
+    def save(self, *, using: str | None = None, **options: Any) -> None:
+        """Save to every shard in one go; `using` for one alone, to mend it."""
+        if using is not None:
+            super().save(using=using, **options)
+            return
+        was_new = self._state.adding
+        with _on_all() as aliases:
+            for alias in aliases:
+                self._state.adding = was_new
+                super().save(using=alias, **options)
+
+    def delete(self, using: str | None = None, keep_parents: bool = False) -> Any:
+        """Delete from every shard; returns what one deleted."""
+        if using is not None:
+            return super().delete(using=using, keep_parents=keep_parents)
+        key = self.pk
+        with _on_all() as aliases:
+            for alias in aliases:
+                self.pk = key
+                deleted = super().delete(using=alias, keep_parents=keep_parents)
+        return deleted

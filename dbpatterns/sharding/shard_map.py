@@ -1,0 +1,176 @@
+"""The shard map: which shard holds a key, from an immutable snapshot that each process keeps.
+
+A snapshot is used for `MAP_MAX_AGE_SECONDS`; then one query compares the map's number, its epoch,
+and the map is read again if that has grown. A process may so work by an old map for some seconds,
+which is no danger: a shard itself refuses writes to what it has given away (`fences`), and the
+refused process reads the map at once. While the control database does not answer, the map that
+is known goes on.
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from django.db import DatabaseError
+
+from dbpatterns.errors import ConfigurationError
+from dbpatterns.sharding.conf import GroupSettings, ShardingSettings
+from dbpatterns.sharding.errors import UnplacedKey
+from dbpatterns.sharding.hashing import Key
+from dbpatterns.sharding.strategies import (
+    LOWEST,
+    STRATEGIES,
+    Strategy,
+    equal_runs,
+)
+
+__all__ = [
+    "ShardMap",
+    "first_map",
+    "forget",
+    "pinned",
+    "reload",
+    "shard_for",
+    "shard_map",
+    "shards",
+]
+
+logger = logging.getLogger("dbpatterns.sharding")
+
+
+@dataclass(frozen=True, slots=True)
+class ShardMap:
+    """Who holds what, of one group, at one epoch."""
+
+    group: str
+    epoch: int
+    strategy: Strategy
+
+    def shard_of(self, key: Key) -> str:
+        """Return the shard that holds a key; no query.
+
+        Raises: UnplacedKey: none does. UsageError: it is None, or of a type that is no key.
+        """
+        try:
+            return self.strategy.shard_of(key)
+        except LookupError as error:
+            raise UnplacedKey(self.group, key, why=str(error)) from error
+
+    def holders(self, slot: int) -> frozenset[str]:
+        """Return the shards that may hold a row whose id carries this slot; no query."""
+        return self.strategy.holders(slot)
+
+
+_known: dict[str, tuple[ShardMap, float]] = {}
+"""By group, with the moment until which nobody need ask."""
+_pinned: list[Mapping[str, ShardMap]] = []
+"""Maps of `pinned` blocks; the last counts."""
+
+
+def shards() -> tuple[str, ...]:
+    """Return the aliases of all shards, in the order of the settings.
+
+    Raises: ConfigurationError: there is none.
+    """
+    aliases = ShardingSettings.load().shards
+    if not aliases:
+        raise ConfigurationError(
+            'There are no shards: set DBPATTERNS["SHARDING"]["SHARDS"] to a list of databases.'
+        )
+    return aliases
+
+
+def shard_for(key: Key, group: str | None = None) -> str:
+    """Return the alias of the shard that holds a key; `group` where there are several.
+
+    No query but the map's own, once in `MAP_MAX_AGE_SECONDS`.
+    Raises: UnplacedKey, UsageError, ConfigurationError.
+    """
+    return shard_map(group or _only_group()).shard_of(key)
+
+
+def shard_map(group: str) -> ShardMap:
+    """Return the map of a group; a query when it is too old, three when it has changed.
+
+    Raises: ConfigurationError: there is no such group, or no such map in the control database.
+    """
+    if _pinned and group in _pinned[-1]:
+        return _pinned[-1][group]
+    known = _known.get(group)
+    if known is not None and time.monotonic() < known[1]:
+        return known[0]
+    return _refresh(group, known and known[0])
+
+
+def reload(group: str) -> ShardMap:
+    """Read the map anew, whatever its age: a shard has refused a write by the old one."""
+    _known.pop(group, None)
+    return shard_map(group)
+
+
+def forget() -> None:
+    """Let each group's map be read again when it is next needed."""
+    _known.clear()
+
+
+@contextmanager
+def pinned(maps: Mapping[str, ShardMap]) -> Iterator[None]:
+    """Use these maps, and never look into the control database, until the block ends.
+
+    For tests, whose counts of queries must not hang on a map's age; not per thread.
+    """
+    _pinned.append(maps)
+    try:
+        yield
+    finally:
+        _pinned.remove(maps)
+
+
+def first_map(group: str) -> ShardMap:
+    """Return the map that a group begins with; no query.
+
+    Slots are dealt in equal runs; a range is the first shard's whole; regions are to be placed.
+    """
+    name = _settings(group).strategy
+    aliases = shards()
+    made = {
+        "range": ((), {LOWEST: aliases[0]}),
+        "geographic": ((), {}),
+    }.get(name) or (equal_runs(aliases), {})
+    return ShardMap(group, 1, STRATEGIES[name](*made))
+
+
+def _only_group() -> str:
+    groups = ShardingSettings.load().groups
+    if len(groups) != 1:
+        raise ConfigurationError(
+            'There are no groups: set DBPATTERNS["SHARDING"]["GROUPS"].'
+            if not groups
+            else f"Say which group the key is of: {', '.join(sorted(groups))}."
+        )
+    return next(iter(groups))
+
+
+def _settings(group: str) -> GroupSettings:
+    settings = ShardingSettings.load()
+    if group not in settings.groups:
+        known = ", ".join(sorted(settings.groups)) or "none"
+        raise ConfigurationError(f"There is no group {group!r}. Known: {known}.")
+    return settings.groups[group]
+
+
+def _refresh(group: str, known: ShardMap | None) -> ShardMap:
+    from dbpatterns.sharding.map_store import epoch_of, read  # models, when they are there
+
+    _settings(group)
+    try:
+        if known is None or epoch_of(group) != known.epoch:
+            known = read(group)
+    except DatabaseError:
+        if known is None:
+            raise
+        logger.warning("The control database does not answer; the map of %r is as known.", group)
+    _known[group] = (known, time.monotonic() + ShardingSettings.load().map_max_age_seconds)
+    return known

@@ -1,0 +1,1 @@
+"""A sharded app whose ids carry their slot."""

@@ -1,0 +1,1 @@
+"""The shop once more, on one database."""

@@ -1,0 +1,76 @@
+"""The shop's models as Django's own, on one database, which says what the shards should answer."""
+
+import uuid
+
+from django.db import models
+
+__all__ = ["Buyer", "Country", "Line", "Mark", "Marking", "Order"]
+
+
+class Country(models.Model):
+    """The same on every shard."""
+
+    code = models.CharField(max_length=2, primary_key=True)
+    name = models.CharField(max_length=30)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Buyer(models.Model):
+    """Her own key."""
+
+    id = models.BigIntegerField(primary_key=True)
+    name = models.CharField(max_length=30)
+    country = models.ForeignKey(Country, models.PROTECT, null=True, related_name="buyers")
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Mark(models.Model):
+    """What an order may be marked with."""
+
+    name = models.CharField(max_length=20, primary_key=True)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Order(models.Model):
+    """A buyer's."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    buyer = models.ForeignKey(Buyer, models.CASCADE, related_name="orders")
+    number = models.IntegerField(default=0)
+    is_paid = models.BooleanField(default=False)
+    marks: "models.ManyToManyField[Mark, Marking]" = models.ManyToManyField(
+        Mark, through="Marking", related_name="orders"
+    )
+
+    def __str__(self) -> str:
+        return f"order {self.number}"
+
+
+class Marking(models.Model):
+    """One mark of an order."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    buyer = models.ForeignKey(Buyer, models.CASCADE, related_name="+")
+    order = models.ForeignKey(Order, models.CASCADE)
+    mark = models.ForeignKey(Mark, models.PROTECT)
+
+    def __str__(self) -> str:
+        return f"{self.order_id}: {self.mark_id}"
+
+
+class Line(models.Model):
+    """A line of an order, with the buyer beside it."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    buyer = models.ForeignKey(Buyer, models.CASCADE, related_name="lines")
+    order = models.ForeignKey(Order, models.CASCADE, related_name="lines")
+    amount = models.IntegerField(default=0)
+
+    def __str__(self) -> str:
+        return f"{self.amount}"

@@ -1,0 +1,1 @@
+"""A shop on the shards: what sharded models are tested with."""

@@ -1,0 +1,86 @@
+"""Buyers and their orders, which lie together by the buyer; countries are everywhere."""
+
+import uuid
+
+from django.db import models
+
+from dbpatterns.sharding import ReferenceModel, ShardedModel
+
+__all__ = ["Buyer", "Country", "Line", "Mark", "Marking", "Order"]
+
+
+class Country(ReferenceModel):
+    """The same on every shard."""
+
+    code = models.CharField(max_length=2, primary_key=True)
+    name = models.CharField(max_length=30)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Buyer(ShardedModel):
+    """Her own key."""
+
+    shard_key = "id"
+
+    id = models.BigIntegerField(primary_key=True)
+    name = models.CharField(max_length=30)
+    country = models.ForeignKey(Country, models.PROTECT, null=True, related_name="buyers")
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Mark(ReferenceModel):
+    """What an order may be marked with."""
+
+    name = models.CharField(max_length=20, primary_key=True)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Order(ShardedModel):
+    """A buyer's."""
+
+    shard_key = "buyer"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    buyer = models.ForeignKey(Buyer, models.CASCADE, related_name="orders")
+    number = models.IntegerField(default=0)
+    is_paid = models.BooleanField(default=False)
+    marks: "models.ManyToManyField[Mark, Marking]" = models.ManyToManyField(
+        Mark, through="Marking", related_name="orders"
+    )
+
+    def __str__(self) -> str:
+        return f"order {self.number}"
+
+
+class Marking(ShardedModel):
+    """One mark of an order."""
+
+    shard_key = "buyer"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    buyer = models.ForeignKey(Buyer, models.CASCADE, related_name="+")
+    order = models.ForeignKey(Order, models.CASCADE)
+    mark = models.ForeignKey(Mark, models.PROTECT)
+
+    def __str__(self) -> str:
+        return f"{self.order_id}: {self.mark_id}"
+
+
+class Line(ShardedModel):
+    """A line of an order, with the buyer beside it."""
+
+    shard_key = "buyer"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    buyer = models.ForeignKey(Buyer, models.CASCADE, related_name="lines")
+    order = models.ForeignKey(Order, models.CASCADE, related_name="lines")
+    amount = models.IntegerField(default=0)
+
+    def __str__(self) -> str:
+        return f"{self.amount}"
