@@ -17,7 +17,7 @@ from dbpatterns.sharding.querysets import ShardedQuerySet
 from dbpatterns.sharding.reference import is_reference
 from dbpatterns.sharding.strategies import STRATEGIES
 
-__all__ = ["check_models", "check_sharding"]
+__all__ = ["check_models", "check_sharding", "problems_of"]
 
 ROUTER = "dbpatterns.sharding.ShardRouter"
 
@@ -53,7 +53,7 @@ def check_models(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[chec
         for model in config.get_models()
         if not model._meta.proxy
         for number, message, hint in (
-            _model_problems(model) if is_sharded(model) else _keyless_problems(model)
+            problems_of(model) if is_sharded(model) else _keyless_problems(model)
         )
     ]
 
@@ -123,7 +123,8 @@ def _has_router() -> bool:
     return any(isinstance(each, type) and issubclass(each, ShardRouter) for each in routers)
 
 
-def _model_problems(model: type[Model]) -> Iterator[tuple[str, str, str]]:
+def problems_of(model: type[Model]) -> Iterator[tuple[str, str, str]]:
+    """Yield what is wrong with a sharded model: the check's number, what it is, what to do."""
     label = model._meta.label
     try:
         group = group_of(model)

@@ -256,8 +256,8 @@ def _asks(value: Any) -> bool:
     """Tell whether a new value is the answer of an inner query, which has a shard of its own."""
     if isinstance(value, models.Subquery | models.QuerySet):
         return True
-    sources = getattr(value, "get_source_expressions", list)()
-    return any(map(_asks, sources))
+    inner = getattr(value, "get_source_expressions", None)
+    return inner is not None and any(map(_asks, inner()))
 
 
 class ShardedManager(models.Manager.from_queryset(ShardedQuerySet)):  # type: ignore[misc]

@@ -22,7 +22,7 @@ from dbpatterns.eventstore.projections import catch_up, prepare
 from dbpatterns.ledger import transfers as ledger
 from dbpatterns.ledger.models import Entry as LedgerEntry
 from dbpatterns.services import resolve
-from dbpatterns.sharding.router import shard_for, shards
+from dbpatterns.sharding import shard_for, shards
 from demo.banking import standing_orders, statements
 from demo.banking.books import prove_books, prove_shard
 from demo.banking.models import Account, Customer, StandingOrder, StatementLine

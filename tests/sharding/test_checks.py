@@ -1,8 +1,17 @@
 """The sharding app's checks refuse what would put rows into the wrong place."""
 
+from typing import Any
+
 import pytest
+from django.apps import apps
+from django.conf import settings
 from django.core import checks
+from django.db import models
 from django.test import override_settings
+from django.test.utils import isolate_apps
+
+from dbpatterns.sharding import ShardedModel, shards
+from dbpatterns.sharding.checks import check_models, check_sharding, problems_of
 
 # Django 6.1 asks each SQLite database whether it knows JSON.
 pytestmark = pytest.mark.django_db(databases="__all__")
@@ -10,9 +19,9 @@ ROUTER = "dbpatterns.sharding.ShardRouter"
 
 
 def found() -> list[str | None]:
-    """The ids of what is wrong with the settings; a model without its group is wrong as well."""
-    reported = [each for each in checks.run_checks() if "dbpatterns" in (each.id or "")]
-    return [each.id for each in reported if each.id != "dbpatterns_sharding.E009"]
+    """Return what is found, but for E009: models of the tests that are in no group just now."""
+    ids = [each.id for each in checks.run_checks() if "dbpatterns" in (each.id or "")]
+    return [each for each in ids if each != "dbpatterns_sharding.E009"]
 
 
 @pytest.mark.parametrize(
@@ -32,6 +41,28 @@ def found() -> list[str | None]:
         ),
         ({"SHARDS": 5}, [ROUTER], ["dbpatterns.E001"]),
         ({"SHARDS": ["shard_0"], "GROUPS": {"shop": {"APPS": ["banking"]}}}, [ROUTER], []),
+        (
+            {
+                "SHARDS": ["shard_0"],
+                "GROUPS": {"a": {"APPS": ["banking"]}, "b": {"APPS": ["banking"]}},
+            },
+            [ROUTER],
+            ["dbpatterns_sharding.E005"],
+        ),
+        (
+            {"SHARDS": ["shard_0"], "GROUPS": {"a": {"APPS": ["banking"], "STRATEGY": "rnage"}}},
+            [ROUTER],
+            ["dbpatterns_sharding.E006"],
+        ),
+        (
+            {
+                "SHARDS": ["shard_0"],
+                "GROUPS": {"a": {"APPS": ["banking"]}},
+                "CONTROL": "controll",
+            },
+            [ROUTER],
+            ["dbpatterns_sharding.E007"],
+        ),
         ({}, [], []),
     ],
 )
@@ -46,5 +77,83 @@ def test_every_message_says_what_to_do() -> None:
     setting = {"SHARDS": ["nowhere", "nowhere"], "GROUPS": {"shop": {"APPS": ["bank"]}}}
     with override_settings(DBPATTERNS={"SHARDING": setting}, DATABASE_ROUTERS=[]):
         messages = [each for each in checks.run_checks() if "sharding" in (each.id or "")]
-    assert len({each.id for each in messages}) == 5  # E009: the tests' models have no group here
+    assert len({each.id for each in messages} - {"dbpatterns_sharding.E009"}) == 4
     assert all(each.hint for each in messages)
+
+
+def test_a_request_s_transaction_on_every_shard_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(settings.DATABASES[shards()[0]], "ATOMIC_REQUESTS", True)
+    assert [each.id for each in check_sharding(None)] == ["dbpatterns_sharding.E008"]
+
+
+@isolate_apps("tests.shop", "tests.testapp")
+def test_a_sharded_model_whose_rows_would_go_astray_is_told() -> None:
+    class Elsewhere(models.Model):  # noqa: DJ008 - nobody reads it
+        class Meta:
+            app_label = "testapp"
+
+    class Astray(ShardedModel):
+        shard_key = "id"
+
+        class Meta:
+            app_label = "testapp"
+
+    class Keyless(ShardedModel):
+        shard_key = "nobody"
+
+        class Meta:
+            app_label = "shop"
+
+    class Wrong(ShardedModel):
+        shard_key = "at"
+        id = models.UUIDField(primary_key=True)
+        at = models.DateField()
+
+        class Meta:
+            app_label = "shop"
+
+    class Counted(ShardedModel):
+        shard_key = "owner"
+        owner = models.IntegerField()
+        friends: Any = models.ManyToManyField("self")
+
+        class Meta:
+            app_label = "shop"
+
+    class Plainly(ShardedModel):
+        shard_key = "id"
+        id = models.UUIDField(primary_key=True)
+        plain = models.Manager()
+
+        class Meta:
+            app_label = "shop"
+
+    class Far(ShardedModel):
+        shard_key = "id"
+        id = models.UUIDField(primary_key=True)
+        far = models.ForeignKey(Elsewhere, models.CASCADE)
+        held_by_nobody = models.ForeignKey(
+            Elsewhere, models.CASCADE, related_name="+", db_constraint=False
+        )
+
+        class Meta:
+            app_label = "shop"
+
+    expected = {
+        Astray: ["E009"],
+        Keyless: ["E010"],
+        Wrong: ["E010"],
+        Counted: ["E011", "E011"],
+        Plainly: ["E012"],
+        Far: ["E013"],
+    }
+    for model, ids in expected.items():
+        found = list(problems_of(model))
+        assert [number for number, _, _ in found] == ids
+        assert all(model.__name__ in message and hint for _, message, hint in found)
+
+
+def test_the_shop_s_models_are_all_right() -> None:
+    assert check_models([apps.get_app_config("shop")]) == []
