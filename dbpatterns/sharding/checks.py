@@ -31,10 +31,7 @@ def check_sharding(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[ch
         sharding = ShardingSettings.load()
     except ConfigurationError:
         return []  # dbpatterns.E001 says it
-    return [
-        checks.Error(message, hint=hint, id=f"dbpatterns_sharding.{number}")
-        for number, message, hint in _setting_problems(sharding)
-    ]
+    return [*_setting_problems(sharding)]
 
 
 def check_models(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[checks.CheckMessage]:
@@ -48,70 +45,68 @@ def check_models(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[chec
         return []
     configs = apps.get_app_configs() if app_configs is None else app_configs
     return [
-        checks.Error(message, hint=hint, obj=model, id=f"dbpatterns_sharding.{number}")
+        problem
         for config in configs
         for model in config.get_models()
         if not model._meta.proxy
-        for number, message, hint in (
-            problems_of(model) if is_sharded(model) else _keyless_problems(model)
-        )
+        for problem in (problems_of(model) if is_sharded(model) else _keyless_problems(model))
     ]
 
 
-def _setting_problems(sharding: ShardingSettings) -> Iterator[tuple[str, str, str]]:
+def _setting_problems(sharding: ShardingSettings) -> Iterator[checks.CheckMessage]:
     for alias in sharding.shards:
         if alias not in settings.DATABASES:
-            yield (
-                "E001",
+            yield checks.Error(
                 f"Shard {alias!r} is not a database.",
-                f"Add {alias!r} to DATABASES, or take it out of SHARDS.",
+                hint=f"Add {alias!r} to DATABASES, or take it out of SHARDS.",
+                id="dbpatterns_sharding.E001",
             )
         elif settings.DATABASES[alias].get("ATOMIC_REQUESTS"):
-            yield (
-                "E008",
+            yield checks.Error(
                 f"ATOMIC_REQUESTS is on for shard {alias!r}: every request would open a "
                 "transaction on every shard.",
-                "Turn it off for shards, and open transactions where rows are changed.",
+                hint="Turn it off for shards, and open transactions where rows are changed.",
+                id="dbpatterns_sharding.E008",
             )
     if len(set(sharding.shards)) < len(sharding.shards):
-        yield (
-            "E002",
+        yield checks.Error(
             "A database stands in SHARDS twice.",
-            "Name each shard once: the first map deals the slots to them.",
+            hint="Name each shard once: the first map deals the slots to them.",
+            id="dbpatterns_sharding.E002",
         )
     labels = {config.label for config in apps.get_app_configs()}
     for label in sorted(sharding.apps - labels):
-        yield (
-            "E003",
+        yield checks.Error(
             f"Sharded app {label!r} is not installed.",
-            f"Use an app label: {', '.join(sorted(labels))}.",
+            hint=f"Use an app label: {', '.join(sorted(labels))}.",
+            id="dbpatterns_sharding.E003",
         )
     if sharding.apps and not _has_router():
-        yield (
-            "E004",
+        yield checks.Error(
             "Apps are sharded, but the router is missing: their rows would go to 'default'.",
-            f'Add "{ROUTER}" to DATABASE_ROUTERS.',
+            hint=f'Add "{ROUTER}" to DATABASE_ROUTERS.',
+            id="dbpatterns_sharding.E004",
         )
     for label in sorted(sharding.apps):
         groups = [name for name, group in sharding.groups.items() if label in group.apps]
         if len(groups) > 1:
-            yield (
-                "E005",
+            yield checks.Error(
                 f"App {label!r} is in {len(groups)} groups: {', '.join(groups)}.",
-                "Leave it in one: its rows are placed by that one's map.",
+                hint="Leave it in one: its rows are placed by that one's map.",
+                id="dbpatterns_sharding.E005",
             )
     for name, group in sharding.groups.items():
         if group.strategy not in STRATEGIES:
-            yield (
-                "E006",
+            yield checks.Error(
                 f"Group {name!r} has an unknown strategy, {group.strategy!r}.",
-                f"Use one of {', '.join(STRATEGIES)}.",
+                hint=f"Use one of {', '.join(STRATEGIES)}.",
+                id="dbpatterns_sharding.E006",
             )
     if sharding.groups and sharding.control not in settings.DATABASES:
-        yield (
-            "E007",
+        yield checks.Error(
             f"The map is to be kept in {sharding.control!r}, which is not a database.",
-            "Set CONTROL to an alias of DATABASES.",
+            hint="Set CONTROL to an alias of DATABASES.",
+            id="dbpatterns_sharding.E007",
         )
 
 
@@ -123,69 +118,77 @@ def _has_router() -> bool:
     return any(isinstance(each, type) and issubclass(each, ShardRouter) for each in routers)
 
 
-def problems_of(model: type[Model]) -> Iterator[tuple[str, str, str]]:
-    """Yield what is wrong with a sharded model: the check's number, what it is, what to do."""
+def problems_of(model: type[Model]) -> Iterator[checks.CheckMessage]:
+    """Yield what is wrong with a sharded model; touches no database."""
     label = model._meta.label
     try:
         group = group_of(model)
     except ConfigurationError as error:
-        yield "E009", str(error), "Or derive it from Model, if it is not to be sharded."
+        yield checks.Error(
+            str(error),
+            hint="Or derive it from Model, if it is not to be sharded.",
+            id="dbpatterns_sharding.E009",
+        )
         return
     try:
         field = key_field(model)
     except ConfigurationError as error:
-        yield "E010", str(error), "Name a column that says to whom a row belongs."
+        yield checks.Error(
+            str(error),
+            hint="Name a column that says to whom a row belongs.",
+            id="dbpatterns_sharding.E010",
+        )
         return
     if not is_key(field):
-        yield (
-            "E010",
+        yield checks.Error(
             f"{label}.{field.name} is the shard key and a {type(field).__name__}.",
-            "A shard key is an integer, a text or a UUID, or the foreign key of one.",
+            hint="A shard key is an integer, a text or a UUID, or the foreign key of one.",
+            id="dbpatterns_sharding.E010",
         )
     for each in (model, *_through_models(model)):
         if isinstance(each._meta.pk, AutoField | BigAutoField | SmallAutoField):
-            yield (
-                "E011",
+            yield checks.Error(
                 f"{each._meta.label} counts its ids on each shard, so two shards have the same.",
-                "Give it a ShardedIdField, a ShardedUUIDField, or a key of your own; a "
+                hint="Give it a ShardedIdField, a ShardedUUIDField, or a key of your own; a "
                 "many-to-many field takes it by `through`.",
+                id="dbpatterns_sharding.E011",
             )
     strategy = ShardingSettings.load().groups[group].strategy
     if isinstance(model._meta.pk, ShardedIdField) and strategy != "hash":
-        yield (
-            "E014",
+        yield checks.Error(
             f"{label} has a ShardedIdField, and with the strategy {strategy!r} keys of one slot lie"
             " on several shards, which would make the same ids.",
-            "Take a ShardedUUIDField, which is unique without asking anybody.",
+            hint="Take a ShardedUUIDField, which is unique without asking anybody.",
+            id="dbpatterns_sharding.E014",
         )
     for manager in {*model._meta.managers, model._base_manager}:
         if not isinstance(manager.get_queryset(), ShardedQuerySet):
-            yield (
-                "E012",
+            yield checks.Error(
                 f"{label}.{manager.name} is no manager of sharded rows: it would not read a "
                 "query's key.",
-                "Derive it from ShardedManager, or make it by ShardedManager.from_queryset().",
+                hint="Derive it from ShardedManager, or make it by ShardedManager.from_queryset().",
+                id="dbpatterns_sharding.E012",
             )
     columns: Iterable[Any] = model._meta.concrete_fields
     for column in columns:
         if not is_held(column) or is_reference(target := column.remote_field.model):
             continue
         if ShardingSettings.load().group_of(target._meta.app_label) != group:
-            yield (
-                "E013",
+            yield checks.Error(
                 f"{label}.{column.name} refers to {target._meta.label}, which is not on the shards "
                 f"of group {group!r}.",
-                "Make that a reference model, or keep its key without a constraint "
+                hint="Make that a reference model, or keep its key without a constraint "
                 "(db_constraint=False).",
+                id="dbpatterns_sharding.E013",
             )
 
 
-def _keyless_problems(model: type[Model]) -> Iterator[tuple[str, str, str]]:
+def _keyless_problems(model: type[Model]) -> Iterator[checks.CheckMessage]:
     if isinstance(model._meta.pk, CarriesSlot):
-        yield (
-            "E015",
+        yield checks.Error(
             f"{model._meta.label} names no shard key, whose slot its ids are to carry.",
-            "Derive it from ShardedModel and name its shard_key, or take another primary key.",
+            hint="Derive it from ShardedModel and name its shard_key, or take another primary key.",
+            id="dbpatterns_sharding.E015",
         )
 
 

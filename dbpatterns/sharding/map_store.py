@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from django.db import ProgrammingError, router, transaction
+from django.db import ProgrammingError, connections, router, transaction
 from django.db.models import F, QuerySet
 
 from dbpatterns.errors import ConfigurationError
@@ -42,7 +42,7 @@ def epoch_of(group: str) -> int:
 
 
 def read(group: str) -> ShardMap:
-    """Return a group's map; three queries, which see one state of it.
+    """Return a group's map; four queries, the last of which tells that the others saw one state.
 
     Raises: ConfigurationError: it is not there, has a gap, or is of another strategy.
     """
@@ -95,6 +95,8 @@ def make_first_maps(using: str) -> None:
         return
     if not router.allow_migrate_model(using, ShardGroup):
         return
+    if ShardGroup._meta.db_table not in connections[using].introspection.table_names():
+        return  # migrated backwards
     for name, group in settings.groups.items():
         with transaction.atomic(using=using):
             _, is_new = _groups().get_or_create(pk=name, defaults={"strategy": group.strategy})

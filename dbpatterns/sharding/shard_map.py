@@ -92,7 +92,7 @@ def shard_for(key: Key, group: str | None = None) -> str:
 
 
 def shard_map(group: str) -> ShardMap:
-    """Return the map of a group; a query when it is too old, three when it has changed.
+    """Return the map of a group; a query when it is too old, four more when it has changed.
 
     Raises: ConfigurationError: there is no such group, or no such map in the control database.
     """

@@ -50,7 +50,7 @@ def found() -> list[str | None]:
             ["dbpatterns_sharding.E005"],
         ),
         (
-            {"SHARDS": ["shard_0"], "GROUPS": {"a": {"APPS": ["banking"], "STRATEGY": "rnage"}}},
+            {"SHARDS": ["shard_0"], "GROUPS": {"a": {"APPS": ["banking"], "STRATEGY": "ordered"}}},
             [ROUTER],
             ["dbpatterns_sharding.E006"],
         ),
@@ -58,7 +58,7 @@ def found() -> list[str | None]:
             {
                 "SHARDS": ["shard_0"],
                 "GROUPS": {"a": {"APPS": ["banking"]}},
-                "CONTROL": "controll",
+                "CONTROL": "nowhere",
             },
             [ROUTER],
             ["dbpatterns_sharding.E007"],
@@ -151,8 +151,8 @@ def test_a_sharded_model_whose_rows_would_go_astray_is_told() -> None:
     }
     for model, ids in expected.items():
         found = list(problems_of(model))
-        assert [number for number, _, _ in found] == ids
-        assert all(model.__name__ in message and hint for _, message, hint in found)
+        assert [each.id for each in found] == [f"dbpatterns_sharding.{number}" for number in ids]
+        assert all(model.__name__ in each.msg and each.hint for each in found)
 
 
 def test_the_shop_s_models_are_all_right() -> None:
