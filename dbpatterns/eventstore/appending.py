@@ -11,14 +11,13 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 from operator import itemgetter
-from typing import Any
 
 from django.db import IntegrityError, connections, router, transaction
 from django.db.models import Max
 
 from dbpatterns.errors import UsageError
 from dbpatterns.eventstore.batches import MAX_BYTES, MAX_EVENTS, Batch, NewEvent
-from dbpatterns.eventstore.errors import EventConflict, WrongExpectedVersion
+from dbpatterns.eventstore.errors import EventConflict, InvalidEvents, WrongExpectedVersion
 from dbpatterns.eventstore.models import StoredEvent
 
 __all__ = ["MAX_BYTES", "MAX_EVENTS", "AppendResult", "Expected", "NewEvent", "append"]
@@ -70,7 +69,7 @@ def append(
     if isinstance(expected_version, int) and expected_version < 0:
         raise UsageError(f"A stream's version is 0 or more, not {expected_version}.")
     alias = using or router.db_for_write(StoredEvent)
-    batch = Batch.of(stream, events)
+    batch = _within_limits(stream, events)
     is_open = expected_version in (Expected.ANY, Expected.EXISTS)
     for _ in range(_TRIES if is_open else 1):
         refused: IntegrityError | None = None
@@ -93,6 +92,20 @@ def append(
     ) from refused
 
 
+def _within_limits(stream: str, events: Sequence[NewEvent]) -> Batch:
+    if not 1 <= len(events) <= MAX_EVENTS:
+        raise InvalidEvents(
+            f"An append takes 1 to {MAX_EVENTS:,} events, not {len(events):,}: split it."
+        )
+    batch = Batch.of([stream] * len(events), events)
+    if (size := batch.size) > MAX_BYTES:
+        raise InvalidEvents(
+            f"{len(events):,} events have {size:,} bytes of JSON, and an append takes "
+            f"{MAX_BYTES:,}: split it, or store large things elsewhere and their names here."
+        )
+    return batch
+
+
 # Note [A stream in its own order]
 # All streams are read by (xid, position). A transaction may have got its id, by writing elsewhere,
 # before the one that wrote the version it appends to. So an event takes the id of the version
@@ -100,19 +113,20 @@ def append(
 # nothing from the lowest running transaction on, which is at most the one that appends.
 _POSTGRESQL = """
 INSERT INTO {table} (stream, version, type, type_version, data, metadata, event_id, xid)
-SELECT %s, last.version + e.n, e.type, e.type_version, e.data, e.metadata, e.event_id,
+SELECT e.stream, last.version + e.n, e.type, e.type_version, e.data, e.metadata, e.event_id,
     greatest(last.xid, pg_current_xact_id())
 FROM ({last}) AS last,
-    unnest(%s::text[], %s::smallint[], %s::jsonb[], %s::jsonb[], %s::uuid[]) WITH ORDINALITY
-    AS e(type, type_version, data, metadata, event_id, n)
+    unnest(%s::text[], %s::text[], %s::smallint[], %s::jsonb[], %s::jsonb[], %s::uuid[])
+    WITH ORDINALITY AS e(stream, type, type_version, data, metadata, event_id, n)
 ORDER BY e.n
 RETURNING position, version
 """
 
 _SQLITE = """
 INSERT INTO {table} (stream, version, type, type_version, data, metadata, event_id)
-SELECT %s, last.version + e.key + 1, json_extract(e.value, '$[0]'), json_extract(e.value, '$[1]'),
-    json_extract(e.value, '$[2]'), json_extract(e.value, '$[3]'), json_extract(e.value, '$[4]')
+SELECT json_extract(e.value, '$[0]'), last.version + e.key + 1, json_extract(e.value, '$[1]'),
+    json_extract(e.value, '$[2]'), json_extract(e.value, '$[3]'), json_extract(e.value, '$[4]'),
+    json_extract(e.value, '$[5]')
 FROM ({last}) AS last, json_each(%s) AS e
 WHERE true
 ORDER BY e.key
@@ -129,22 +143,20 @@ def _insert(alias: str, batch: Batch, expected: Expected | int) -> list[tuple[in
     nothing = f"SELECT 0 AS version, {zero} AS xid"
     newest = f"SELECT version, xid FROM {table} WHERE stream = %s ORDER BY version DESC LIMIT 1"
     last, before = nothing, list[str | int]()
+    stream = batch.streams[0]
     if expected is Expected.ANY:
         last = f"SELECT * FROM ({newest}) AS newest UNION ALL {nothing} ORDER BY 1 DESC LIMIT 1"
-        before = [batch.stream]
+        before = [stream]
     elif expected is Expected.EXISTS:
-        last, before = newest, [batch.stream]
+        last, before = newest, [stream]
     elif isinstance(expected, int) and expected > 0:
         last = f"SELECT version, xid FROM {table} WHERE stream = %s AND version = %s"
-        before = [batch.stream, expected]
-    if is_postgresql:
-        sql, values = _POSTGRESQL, list[Any](batch.columns)
-    else:
-        sql, values = _SQLITE, [f"[{','.join(batch.rows())}]"]
+        before = [stream, expected]
+    sql, values = (_POSTGRESQL, batch.columns) if is_postgresql else (_SQLITE, [batch.as_json()])
     # In autocommit the statement is the transaction; atomic() would make it three round trips.
     guard = transaction.atomic(using=alias) if connection.in_atomic_block else nullcontext()
     with guard, connection.cursor() as cursor:
-        cursor.execute(sql.format(table=table, last=last), [batch.stream, *before, *values])
+        cursor.execute(sql.format(table=table, last=last), [*before, *values])
         return sorted(cursor.fetchall(), key=itemgetter(1))
 
 

@@ -3,7 +3,7 @@
 import json
 import re
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,9 +34,9 @@ class NewEvent:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Events as columns, ready for the driver."""
+    """Events and their streams as columns, ready for the driver."""
 
-    stream: str
+    streams: list[str]
     types: list[str]
     type_versions: list[int]
     data: list[str]
@@ -44,13 +44,9 @@ class Batch:
     event_ids: list[uuid.UUID]
 
     @classmethod
-    def of(cls, stream: str, events: Sequence[NewEvent]) -> "Batch":
-        """Return them, or raise InvalidEvents."""
-        if not 1 <= len(events) <= MAX_EVENTS:
-            raise InvalidEvents(
-                f"An append takes 1 to {MAX_EVENTS:,} events, not {len(events):,}: split it."
-            )
-        for name in (stream, *{each.type for each in events}):
+    def of(cls, streams: Sequence[str], events: Sequence[NewEvent]) -> "Batch":
+        """Return them, a stream for each event, or raise InvalidEvents."""
+        for name in {*streams, *(each.type for each in events)}:
             if not 0 < len(name) <= 255 or "\0" in name:
                 raise InvalidEvents(
                     f"A stream and an event type have 1 to 255 characters and no NUL, not "
@@ -58,30 +54,34 @@ class Batch:
                 )
         if len({each.event_id for each in events}) < len(events):
             raise InvalidEvents("One event id stands twice in the batch: each event has its own.")
-        data = [_encode(each, each.data) for each in events]
-        metadata = [_encode(each, each.metadata) for each in events]
-        size = sum(len(text.encode()) for text in (*data, *metadata))
-        if size > MAX_BYTES:
-            raise InvalidEvents(
-                f"{len(events):,} events have {size:,} bytes of JSON, and an append takes "
-                f"{MAX_BYTES:,}: split it, or store large things elsewhere and their names here."
-            )
-        types = [each.type for each in events]
-        versions = [current_version(each) for each in types]
-        return cls(stream, types, versions, data, metadata, [each.event_id for each in events])
+        return cls(
+            list(streams),
+            [each.type for each in events],
+            [current_version(each.type) for each in events],
+            [_encode(each, each.data) for each in events],
+            [_encode(each, each.metadata) for each in events],
+            [each.event_id for each in events],
+        )
 
     @property
     def columns(self) -> tuple[list[Any], ...]:
         """What differs from event to event, as arrays for PostgreSQL."""
-        return (self.types, self.type_versions, self.data, self.metadata, self.event_ids)
+        named = (self.streams, self.types, self.type_versions)
+        return (*named, self.data, self.metadata, self.event_ids)
 
-    def rows(self) -> Iterator[str]:
-        """Yield each event as a JSON array for SQLite: the columns, and the stream."""
-        for type, version, data, metadata, event_id in zip(*self.columns, strict=True):
-            yield (
-                f"[{json.dumps(type)},{version},{data},{metadata},{json.dumps(event_id.hex)},"
-                f"{json.dumps(self.stream)}]"
-            )
+    @property
+    def size(self) -> int:
+        """Bytes of JSON, in UTF-8."""
+        return sum(len(text.encode()) for text in (*self.data, *self.metadata))
+
+    def as_json(self) -> str:
+        """Return the columns' rows as a JSON array of arrays, for SQLite."""
+        rows = (
+            f"[{json.dumps(stream)},{json.dumps(type)},{version},{data},{metadata},"
+            f"{json.dumps(event_id.hex)}]"
+            for stream, type, version, data, metadata, event_id in zip(*self.columns, strict=True)
+        )
+        return f"[{','.join(rows)}]"
 
 
 def _encode(event: NewEvent, value: Mapping[str, Any]) -> str:

@@ -26,7 +26,16 @@ from dbpatterns.errors import UsageError
 from dbpatterns.eventstore.models import ProjectionState
 from dbpatterns.eventstore.reading import Checkpoint, RecordedEvent, read_all
 
-__all__ = ["Projection", "catch_up", "go_live", "prepare", "registered", "sweep"]
+__all__ = [
+    "Projection",
+    "catch_up",
+    "find",
+    "go_live",
+    "prepare",
+    "registered",
+    "sweep",
+    "unfinished",
+]
 
 _registered: dict[str, type["Projection"]] = {}
 
@@ -83,6 +92,14 @@ def registered() -> Mapping[str, type[Projection]]:
     return MappingProxyType(_registered)
 
 
+def find(name: str) -> type[Projection]:
+    """Return a projection by its name; UsageError if none has it."""
+    if name not in _registered:
+        known = ", ".join(sorted(_registered)) or "none"
+        raise UsageError(f"There is no projection {name!r}. Known: {known}.")
+    return _registered[name]
+
+
 def catch_up(
     projection: Projection,
     *,
@@ -100,13 +117,16 @@ def catch_up(
     Args:
         must_stop: asked after each page, with the number of its events.
         state: of the generation to feed; the live one if not given, whichever that is then.
+            Feeds nothing if it is forgotten, because a later generation went live.
     """
     alias = using or router.db_for_write(ProjectionState)
     states = ProjectionState.objects.using(alias)
     applied, given = 0, state
     while True:
         started = time.monotonic()
-        state = states.get(pk=given.pk) if given else _live(projection.name, alias)
+        state = states.filter(pk=given.pk).first() if given else _live(projection.name, alias)
+        if state is None:
+            return applied
         after = Checkpoint(state.epoch, state.xid, state.position) if state.epoch else None
         events = read_all(after=after, limit=batch_size, using=alias)
         if not events:
@@ -151,17 +171,21 @@ def prepare(name: str, *, using: str, restart: bool = False) -> ProjectionState:
         restart: a new one in any case; what was begun goes with the old generation.
     Raises: UsageError: no projection has the name.
     """
-    if name not in _registered:
-        known = ", ".join(sorted(_registered)) or "none"
-        raise UsageError(f"There is no projection {name!r}. Known: {known}.")
-    live = _live(name, using)
-    states = ProjectionState.objects.using(using).filter(name=name)
-    begun = states.filter(generation__gt=live.generation).order_by("-generation").first()
+    find(name)
+    live, begun = _live(name, using), unfinished(name, using=using)
     if begun and not restart:
         return begun
     new = ProjectionState(name=name, generation=(begun or live).generation + 1, is_live=False)
+    states = ProjectionState.objects.using(using)
     states.bulk_create([new], ignore_conflicts=True)  # of two who begin, one makes it
-    return states.get(generation=new.generation)
+    return states.get(name=name, generation=new.generation)
+
+
+def unfinished(name: str, *, using: str) -> ProjectionState | None:
+    """Return the state of a rebuild that was begun and is not live; one query."""
+    states = ProjectionState.objects.using(using).filter(name=name)
+    live = states.filter(is_live=True).values("generation")
+    return states.filter(generation__gt=live).order_by("-generation").first()
 
 
 def go_live(state: ProjectionState, *, using: str) -> None:
@@ -181,7 +205,7 @@ def sweep(name: str, *, using: str, batch_size: int = 500) -> int:
     The last call, which returns 0, forgets those generations. Two statements.
     """
     live = _live(name, using)
-    rows = _registered[name].model._default_manager.using(using)
+    rows = find(name).model._default_manager.using(using)
     old = rows.filter(generation__lt=live.generation)
     found = list(old.values_list("pk", flat=True)[:batch_size])
     if not found:

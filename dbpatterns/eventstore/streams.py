@@ -2,19 +2,15 @@
 
     with transaction.atomic():
         lock(payer, payee)
-        append_many({"account:1": [debited], "account:2": [credited]})
+        append_many([("account:1", debited), ("account:2", credited)])
 
 For what concerns two streams or a thousand, and must not be half told: a transfer, an import.
 """
 
-from collections.abc import Mapping, Sequence
-from functools import reduce
-from itertools import chain
-from operator import or_
-from typing import Any
+import json
+from collections.abc import Iterable, Mapping
 
 from django.db import connections, router
-from django.db.models import Q
 
 from dbpatterns.errors import UsageError
 from dbpatterns.eventstore.batches import Batch, NewEvent
@@ -42,24 +38,37 @@ _SQLITE = """
 INSERT INTO {table} (stream, version, type, type_version, data, metadata, event_id)
 SELECT stream, coalesce((SELECT max(version) FROM {table} AS last WHERE last.stream = e.stream), 0)
         + row_number() OVER (PARTITION BY stream ORDER BY n),
-    json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
-    json_extract(value, '$[3]'), json_extract(value, '$[4]')
-FROM (SELECT key AS n, value, json_extract(value, '$[5]') AS stream FROM json_each(%s)) AS e
+    json_extract(value, '$[1]'), json_extract(value, '$[2]'), json_extract(value, '$[3]'),
+    json_extract(value, '$[4]'), json_extract(value, '$[5]')
+FROM (SELECT key AS n, value, json_extract(value, '$[0]') AS stream FROM json_each(%s)) AS e
 ORDER BY n
 """
 
+_READ_POSTGRESQL = """
+SELECT event.* FROM unnest(%s::text[], %s::bigint[]) AS asked(stream, version)
+JOIN {table} AS event ON event.stream = asked.stream AND event.version > asked.version
+ORDER BY event.stream, event.version
+"""
 
-def append_many(streams: Mapping[str, Sequence[NewEvent]], *, using: str | None = None) -> None:
-    """Append events to each of several streams, after its last version; all or none.
+_READ_SQLITE = """
+SELECT event.* FROM json_each(%s) AS asked
+JOIN {table} AS event ON event.stream = asked.key AND event.version > asked.value
+ORDER BY event.stream, event.version
+"""
+
+
+def append_many(events: Iterable[tuple[str, NewEvent]], *, using: str | None = None) -> None:
+    """Append each event to its stream, after the last version there; all or none.
 
     Needs a transaction, and in it a lock that everyone who appends to one of these streams takes
     first, such as on the row that the stream is about: so nobody can come between. One INSERT, no
-    savepoint; nothing for no stream.
+    savepoint; nothing for no event. The order of all events is the given one.
 
     Args:
-        streams: each stream's events, the oldest first, within the limits of `append`.
-    Raises: InvalidEvents: over a limit or no JSON. UsageError: no transaction. IntegrityError:
-        somebody appended without the lock, or an event's id is stored; the transaction is lost.
+        events: each with the name of its stream. However many: split what memory cannot hold.
+    Raises: InvalidEvents: a name is too long, data is no JSON. UsageError: no transaction.
+        IntegrityError: somebody appended without the lock, or an event's id is stored; the
+        transaction is lost.
     """
     alias = using or router.db_for_write(StoredEvent)
     connection = connections[alias]
@@ -68,16 +77,12 @@ def append_many(streams: Mapping[str, Sequence[NewEvent]], *, using: str | None 
             f"append_many() needs a transaction on {alias!r}, in which what the streams are about "
             "is locked: open one by atomic()."
         )
-    batches = [Batch.of(stream, events) for stream, events in streams.items()]
-    if not batches:
+    given = list(events)
+    if not given:
         return
-    if connection.vendor == "postgresql":
-        names = [each.stream for each in batches for _ in each.types]
-        columns = zip(*(each.columns for each in batches), strict=True)
-        sql, values = _POSTGRESQL, list[Any]([names, *(list(chain(*each)) for each in columns)])
-    else:
-        rows = chain.from_iterable(each.rows() for each in batches)
-        sql, values = _SQLITE, [f"[{','.join(rows)}]"]
+    batch = Batch.of([stream for stream, _ in given], [event for _, event in given])
+    is_postgresql = connection.vendor == "postgresql"
+    sql, values = (_POSTGRESQL, batch.columns) if is_postgresql else (_SQLITE, [batch.as_json()])
     table = connection.ops.quote_name(StoredEvent._meta.db_table)
     with connection.cursor() as cursor:
         cursor.execute(sql.format(table=table), values)
@@ -92,6 +97,10 @@ def read_many(after: Mapping[str, int], *, using: str | None = None) -> list[Rec
     if not after:
         return []
     alias = using or router.db_for_read(StoredEvent)
-    wanted = reduce(or_, (Q(stream=each, version__gt=last) for each, last in after.items()))
-    rows = StoredEvent.objects.using(alias).filter(wanted)
-    return [recorded(row) for row in rows.order_by("stream", "version")]
+    connection = connections[alias]
+    is_postgresql = connection.vendor == "postgresql"
+    sql = _READ_POSTGRESQL if is_postgresql else _READ_SQLITE
+    values = [list(after), list(after.values())] if is_postgresql else [json.dumps(dict(after))]
+    table = connection.ops.quote_name(StoredEvent._meta.db_table)
+    rows = StoredEvent.objects.using(alias).raw(sql.format(table=table), values)
+    return [recorded(row) for row in rows]

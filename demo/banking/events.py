@@ -5,8 +5,7 @@ the ledger's account until the transaction ends: the stream has the ledger's ord
 version of an event is the number of the ledger's entry. The bank's own accounts have no stream.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from dbpatterns.eventstore.streams import append_many
 if TYPE_CHECKING:
     from demo.banking.models import Account, Transfer
 
-__all__ = ["BALANCE_SET", "MONEY_MOVED", "STREAM", "Movement", "record", "stream_of"]
+__all__ = ["BALANCE_SET", "MONEY_MOVED", "STREAM", "Movement", "number_of", "record", "stream_of"]
 
 MONEY_MOVED = "MoneyMoved"
 """To or from an account: amount (minor units, signed), kind, counterparty, memo, at."""
@@ -57,28 +56,30 @@ def stream_of(number: str) -> str:
     return f"{STREAM}{number}"
 
 
+def number_of(stream: str) -> str:
+    """Return the number of the account that a stream is about."""
+    return stream.removeprefix(STREAM)
+
+
 def record(movements: Iterable[Movement], *, using: str) -> None:
     """Append what was booked to the streams of the customers' accounts; one INSERT, or none.
 
     In the transaction that booked it, and in the order of the booking.
     """
-    streams: dict[str, list[NewEvent]] = defaultdict(list)
-    for each in movements:
-        for account, other, amount in (
-            (each.payer, each.payee, -each.amount),
-            (each.payee, each.payer, each.amount),
-        ):
-            if account.kind == account.Kind.CUSTOMER:
-                streams[stream_of(account.number)].append(
-                    NewEvent(
-                        MONEY_MOVED,
-                        {
-                            "amount": amount,
-                            "kind": each.kind,
-                            "counterparty": other.number,
-                            "memo": each.memo,
-                            "at": each.at.isoformat(),
-                        },
-                    )
-                )
-    append_many(streams, using=using)
+    append_many((each for movement in movements for each in _sides(movement)), using=using)
+
+
+def _sides(moved: Movement) -> Iterator[tuple[str, NewEvent]]:
+    for account, other, amount in (
+        (moved.payer, moved.payee, -moved.amount),
+        (moved.payee, moved.payer, moved.amount),
+    ):
+        if account.kind == account.Kind.CUSTOMER:
+            data = {
+                "amount": amount,
+                "kind": moved.kind,
+                "counterparty": other.number,
+                "memo": moved.memo,
+                "at": moved.at.isoformat(),
+            }
+            yield stream_of(account.number), NewEvent(MONEY_MOVED, data)

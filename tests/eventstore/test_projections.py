@@ -292,6 +292,24 @@ def test_a_rebuild_that_another_has_overtaken_does_not_put_old_rows_in_its_place
     assert balances() == {"a": (45, 10)}
 
 
+def test_a_rebuild_whose_generation_another_has_thrown_away_ends_with_what_there_is(
+    ten: None,
+) -> None:
+    slow = prepare("balances", using="default")
+    assert catch_up(Balances(), state=slow, batch_size=3, must_stop=lambda _: True) == 3
+    rebuild("--restart")
+    assert catch_up(Balances(), state=slow) == 0
+    projections.go_live(slow, using="default")
+    assert [str(each) for each in ProjectionState.objects.all()] == ["balances 3"]
+    assert set(Balance.objects.values_list("generation", flat=True)) == {3}
+
+
+def test_a_name_that_nobody_has_is_told_before_anything_is_counted(ten: None) -> None:
+    for options in ([], ["--dry-run"]):
+        with pytest.raises(CommandError, match=r"no projection 'letters'. Known: .*balances"):
+            call_command(Command(), "letters", *options, stdout=StringIO(), stderr=StringIO())
+
+
 def test_going_live_twice_is_going_live_once(ten: None) -> None:
     rebuilt = prepare("balances", using="default")
     catch_up(Balances(), state=rebuilt)

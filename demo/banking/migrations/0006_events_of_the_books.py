@@ -1,4 +1,3 @@
-from collections import defaultdict
 from typing import Any
 
 from django.db import migrations
@@ -17,10 +16,13 @@ def record(apps: Any, schema_editor: Any) -> None:
     own = own.select_related("account", "transfer__payer", "transfer__payee")
     last = 0
     while batch := list(own.filter(pk__gt=last)[:BATCH]):
-        streams = defaultdict(list)
-        for each in batch:
-            streams[f"account:{each.account.number}"].append(NewEvent("MoneyMoved", _data(each)))
-        append_many(streams, using=alias)
+        append_many(
+            [
+                (f"account:{each.account.number}", NewEvent("MoneyMoved", _data(each)))
+                for each in batch
+            ],
+            using=alias,
+        )
         last = batch[-1].pk
 
 

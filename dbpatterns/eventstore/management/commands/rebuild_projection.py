@@ -7,8 +7,16 @@ from django.db import DEFAULT_DB_ALIAS
 
 from dbpatterns.commands import Exit, OperationalCommand, Progress, Report
 from dbpatterns.errors import UsageError
-from dbpatterns.eventstore.models import ProjectionState, StoredEvent
-from dbpatterns.eventstore.projections import catch_up, go_live, prepare, registered, sweep
+from dbpatterns.eventstore.models import StoredEvent
+from dbpatterns.eventstore.projections import (
+    Projection,
+    catch_up,
+    find,
+    go_live,
+    prepare,
+    sweep,
+    unfinished,
+)
 from dbpatterns.placement import databases_of
 
 
@@ -31,18 +39,18 @@ class Command(OperationalCommand):
     def operate(self, **options: Any) -> Report:
         """Go on where an earlier run ended, or begin."""
         name, batch_size = options["name"], options["batch_size"]
-        database = options["database"] or _database(name)
+        projection = find(name)()
+        database = _database(projection, options["database"])
         total = StoredEvent.objects.using(database).count()
         if options["dry_run"]:
-            states = ProjectionState.objects.using(database).filter(name=name, is_live=False)
-            begun = states.order_by("-generation").first()
+            begun = unfinished(name, using=database)
             return Report({"events": total, "applied_before": begun.events if begun else 0})
         state = prepare(name, using=database, restart=options["restart"])
         before = state.events
         with self.progress(total, f"Rebuilding {name}"[:28]) as progress:
             progress.advance(before)
             applied = catch_up(
-                registered()[name](),
+                projection,
                 batch_size=batch_size,
                 using=database,
                 state=state,
@@ -58,7 +66,7 @@ class Command(OperationalCommand):
             reason = f"Stopped at {before + applied:,} of {total:,} events; run it again."
             return Report(facts, exit=Exit.STOPPED, reason=reason)
         go_live(state, using=database)
-        catch_up(registered()[name](), batch_size=batch_size, using=database)
+        catch_up(projection, batch_size=batch_size, using=database)
         deleted = 0
         while rows := sweep(name, using=database, batch_size=batch_size):
             deleted += rows
@@ -71,14 +79,15 @@ class Command(OperationalCommand):
         return self.must_stop()
 
 
-def _database(name: str) -> str:
-    """Return where to rebuild it when nobody says so: the default database, or the only one."""
-    known = databases_of(registered()[name].model) if name in registered() else []
-    if DEFAULT_DB_ALIAS in known or not known:
-        return DEFAULT_DB_ALIAS  # where a name that nobody has is refused
-    if len(known) > 1:
-        raise UsageError(
-            f"The rows of projection {name!r} are in {', '.join(known)}, each made from the events "
-            "beside it: name one by --database, and rebuild one after the other."
-        )
-    return known[0]
+def _database(projection: Projection, asked: str | None) -> str:
+    """Return where to rebuild it: where it is asked for, the default database, or the only one."""
+    known = databases_of(projection.model)
+    only = known[0] if len(known) == 1 else None
+    chosen = asked or (DEFAULT_DB_ALIAS if DEFAULT_DB_ALIAS in known else only)
+    if chosen in known:
+        return chosen
+    raise UsageError(
+        f"The rows of projection {projection.name!r} are in {', '.join(known) or 'no database'}, "
+        "each made from the events beside it: name one by --database, and rebuild one after the "
+        "other."
+    )
