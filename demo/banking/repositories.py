@@ -5,12 +5,13 @@ A repository keeps to one shard, `Shard("shard_0").accounts`; a service asks for
 
 import datetime
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import reduce
+from operator import or_
 from typing import Any
 from uuid import UUID
 
 from django.db import connections
-from django.db.models import Exists, F, OuterRef, Q, Subquery, Window
-from django.db.models.functions import RowNumber
+from django.db.models import Exists, F, OuterRef, Q, Subquery
 
 from dbpatterns.repositories import Repository, Spec
 from dbpatterns.sharding.router import shard_for, shards
@@ -130,17 +131,16 @@ def _told(amount: int | None, balance: int | None) -> str:
 class StatementLineRepository(Repository[StatementLine]):
     """The lines of accounts' statements, of the generation in use."""
 
-    def latest(self, numbers: Iterable[str], limit: int) -> list[StatementLine]:
-        """Return the last lines of each account, up to the limit each; the newest first.
+    def last(self, versions: Mapping[str, int], limit: int) -> list[StatementLine]:
+        """Return the last lines of each account up to a version of its own, in no order.
 
-        One query, so that all are of one moment.
+        One query, so that all are of one generation; reads no more rows than it returns.
         """
-        newest = F("version").desc()
-        rows = Statements.rows(self.using).filter(account__in=numbers)
-        ranked = rows.annotate(
-            rank=Window(RowNumber(), partition_by=["generation", "account"], order_by=newest)
+        wanted = (
+            Q(account=number, version__gt=version - limit, version__lte=version)
+            for number, version in versions.items()
         )
-        return list(ranked.filter(rank__lte=limit).order_by("-position"))
+        return list(Statements.rows(self.using).filter(reduce(or_, wanted, Q(pk__in=[]))))
 
     def unlike_the_ledger(self, limit: int) -> list[str]:
         """Say of which entries the line is missing or another one, or the event is missing.

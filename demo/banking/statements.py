@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from dbpatterns.eventstore.projections import catch_up
 from dbpatterns.eventstore.streams import read_many
-from demo.banking.events import BALANCE_SET, stream_of
+from demo.banking.events import BALANCE_SET, number_of, stream_of
 from demo.banking.models import (
     Account,
     Customer,
@@ -15,7 +14,7 @@ from demo.banking.models import (
     StatementLine,
     Transfer,
 )
-from demo.banking.projections import Statements, lines
+from demo.banking.projections import feed, lines
 from demo.banking.repositories import Shard, Shards
 
 __all__ = ["Line", "OrderLine", "Statement", "StatementService"]
@@ -57,6 +56,8 @@ class Statement:
     accounts: Sequence[Account]
     lines: Sequence[Line]
     orders: Sequence[OrderLine]
+    is_whole: bool = True
+    """Whether every movement on the accounts is among the lines, but for those too old."""
 
 
 class StatementService:
@@ -68,51 +69,60 @@ class StatementService:
     def read(self, customer_id: int) -> Statement:
         """Read accounts, the latest lines on them, and standing orders; five queries.
 
-        Two more, and those of `catch_up` for a page, when a line is not on the statement yet.
+        One more, and those of `feed` for a page, when a line is not on the statement yet; two more
+        when a transaction that is open somewhere hides it from the projection.
         """
         shard = self._shards.of(customer_id)
         accounts = shard.accounts.find_by(customer_id=customer_id, load=["ledger"])
+        by_number = {each.number: each for each in accounts}
+        found = _lines(shard, accounts)
+        found.sort(key=lambda line: line.position, reverse=True)
         return Statement(
             shard=shard.alias,
             customer=shard.customers.find_by_id(customer_id),
             accounts=accounts,
-            lines=_lines(shard, accounts),
+            lines=[_line(each, by_number[each.account]) for each in found[:LINES]],
+            is_whole=_is_whole(accounts, found),
             orders=[OrderLine(*each) for each in shard.orders.with_last_execution(customer_id)],
         )
 
 
-def _lines(shard: Shard, accounts: Sequence[Account]) -> list[Line]:
-    """Return the latest lines of the accounts, also what the projection has not come to yet.
+def _lines(shard: Shard, accounts: Sequence[Account]) -> list[StatementLine]:
+    """Return the last lines of each account, also what the projection has not come to yet.
 
     # Note [One's own transfer]
     A projection sees no event while an older transaction is open, anywhere on the server, so it
-    alone may not show what was paid a moment ago. The ledger's account tells how many lines there
-    are to be. If some are missing, the reader feeds the projection, by one page, so that no page
-    waits for a whole import; what is missing then is read from the accounts' own streams.
+    alone may not show what was paid a moment ago. The ledger's account, read before, tells which
+    lines there are to be, and the balance on the last. If they are not there, the reader feeds the
+    projection, by one page, so that nobody waits for a whole import; if they still are not, they
+    are made from the accounts' own streams, as they are while the projection is thrown away.
     """
-    by_number = {each.number: each for each in accounts}
-    kept = shard.lines.latest(by_number, LINES)
-    if _behind(accounts, kept):
-        catch_up(Statements(), using=shard.alias, must_stop=lambda events: True)
-        kept = shard.lines.latest(by_number, LINES)
-        if behind := _behind(accounts, kept):
-            last = {(each.account, each.version): each.balance for each in kept}
-            after = {stream_of(number): version for number, version in behind.items()}
-            kept += lines(read_many(after, using=shard.alias), last, generation=0)
-            kept.sort(key=lambda each: each.position, reverse=True)
-    return [_line(each, by_number[each.account]) for each in kept[:LINES]]
+    last = {each.number: each.ledger.version for each in accounts}
+    kept = shard.lines.last(last, LINES)
+    if not _is_whole(accounts, kept):
+        feed(shard.alias, must_stop=lambda events: True)
+        kept = shard.lines.last(last, LINES)
+    return kept if _is_whole(accounts, kept) else _from_streams(shard, accounts)
 
 
-def _behind(accounts: Sequence[Account], kept: Sequence[StatementLine]) -> dict[str, int]:
-    """Return the last line's version of each account that should have more, by its number."""
-    last: dict[str, int] = {}
-    for each in kept:
-        last[each.account] = max(each.version, last.get(each.account, 0))
-    return {
-        each.number: last.get(each.number, 0)
-        for each in accounts
-        if last.get(each.number, 0) < each.ledger.version
-    }
+def _is_whole(accounts: Sequence[Account], lines: Sequence[StatementLine]) -> bool:
+    """Tell whether the lines go up to what the ledger says of the accounts, without a gap."""
+    balances = {(each.account, each.version): each.balance for each in lines}
+    return len(balances) == sum(min(LINES, each.ledger.version) for each in accounts) and all(
+        balances.get((each.number, each.ledger.version), 0) == each.balance for each in accounts
+    )
+
+
+def _from_streams(shard: Shard, accounts: Sequence[Account]) -> list[StatementLine]:
+    """Return the last lines as the events have them, counted back from the balance; one query."""
+    last = {stream_of(each.number): each.ledger.version for each in accounts}
+    after = {stream: max(0, version - LINES) for stream, version in last.items()}
+    events = read_many(after, using=shard.alias)
+    events = [each for each in events if each.version <= last[each.stream]]
+    before = {each.number: each.balance for each in accounts}
+    for event in events:
+        before[number_of(event.stream)] -= event.data["amount"]
+    return lines(events, before, generation=0)
 
 
 def _line(line: StatementLine, account: Account) -> Line:

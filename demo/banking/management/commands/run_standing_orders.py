@@ -9,10 +9,9 @@ from django.core.management.base import CommandParser
 from django.utils import timezone
 
 from dbpatterns.commands import Exit, OperationalCommand, Report
-from dbpatterns.eventstore.projections import catch_up
 from demo.banking.books import prove_books
 from demo.banking.money import format_amount
-from demo.banking.projections import Statements
+from demo.banking.projections import feed
 from demo.banking.repositories import Shards
 from demo.banking.standing_orders import count_due, execute_due
 
@@ -61,7 +60,7 @@ class Command(OperationalCommand):
                 if self.must_stop():
                     break
         for shard in Shards():  # else the first readers would wait for the day's lines
-            catch_up(Statements(), using=shard.alias, must_stop=lambda _: self.must_stop())
+            feed(shard.alias, must_stop=lambda _: self.must_stop())
         stopped = outcomes.total() + len(refused) < total and self.must_stop()
         proofs = prove_books()
         faults = [fault for proof in proofs.values() for fault in proof.faults]
