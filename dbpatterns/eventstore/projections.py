@@ -26,7 +26,16 @@ from dbpatterns.errors import UsageError
 from dbpatterns.eventstore.models import ProjectionState
 from dbpatterns.eventstore.reading import Checkpoint, RecordedEvent, read_all
 
-__all__ = ["Projection", "catch_up", "find", "go_live", "prepare", "registered", "sweep"]
+__all__ = [
+    "Projection",
+    "catch_up",
+    "find",
+    "go_live",
+    "prepare",
+    "registered",
+    "sweep",
+    "unfinished",
+]
 
 _registered: dict[str, type["Projection"]] = {}
 
@@ -163,14 +172,20 @@ def prepare(name: str, *, using: str, restart: bool = False) -> ProjectionState:
     Raises: UsageError: no projection has the name.
     """
     find(name)
-    live = _live(name, using)
-    states = ProjectionState.objects.using(using).filter(name=name)
-    begun = states.filter(generation__gt=live.generation).order_by("-generation").first()
+    live, begun = _live(name, using), unfinished(name, using=using)
     if begun and not restart:
         return begun
     new = ProjectionState(name=name, generation=(begun or live).generation + 1, is_live=False)
+    states = ProjectionState.objects.using(using)
     states.bulk_create([new], ignore_conflicts=True)  # of two who begin, one makes it
-    return states.get(generation=new.generation)
+    return states.get(name=name, generation=new.generation)
+
+
+def unfinished(name: str, *, using: str) -> ProjectionState | None:
+    """Return the state of a rebuild that was begun and is not live; one query."""
+    states = ProjectionState.objects.using(using).filter(name=name)
+    live = states.filter(is_live=True).values("generation")
+    return states.filter(generation__gt=live).order_by("-generation").first()
 
 
 def go_live(state: ProjectionState, *, using: str) -> None:

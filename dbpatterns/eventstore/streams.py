@@ -62,7 +62,7 @@ def append_many(events: Iterable[tuple[str, NewEvent]], *, using: str | None = N
 
     Needs a transaction, and in it a lock that everyone who appends to one of these streams takes
     first, such as on the row that the stream is about: so nobody can come between. One INSERT, no
-    savepoint; nothing for no event. The order of all events is the given one.
+    savepoint; nothing for no event. Positions rise in the given order, over all streams.
 
     Args:
         events: each with the name of its stream. However many: split what memory cannot hold.

@@ -1,123 +1,49 @@
-"""Statements: made from events, thrown away and made again the same, whoever is killed."""
+"""Statements: what is on them is what the ledger booked, and never less than there is."""
 
 import datetime
-import json
-import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Callable
 from io import StringIO
 from typing import Any
 
 import pytest
-from django.core.management import CommandError, call_command
+from django.core.management import call_command
 from django.db import connections, transaction
-from django.test import override_settings
 
 from dbpatterns.eventstore.appending import Expected, NewEvent, append
-from dbpatterns.eventstore.management.commands.rebuild_projection import Command
-from dbpatterns.eventstore.models import ProjectionState, StoredEvent
+from dbpatterns.eventstore.models import StoredEvent
 from dbpatterns.eventstore.projections import catch_up, prepare
+from dbpatterns.eventstore.reading import new_epoch
 from dbpatterns.ledger import transfers as ledger
-from dbpatterns.ledger.models import Entry as LedgerEntry
-from dbpatterns.services import resolve
-from dbpatterns.sharding import shard_for, shards
-from demo.banking import standing_orders, statements
-from demo.banking.books import prove_books, prove_shard
-from demo.banking.models import Account, Customer, StandingOrder, StatementLine
+from dbpatterns.sharding import shards
+from demo.banking import projections, statements
+from demo.banking.books import prove_shard
+from demo.banking.events import Movement, record
+from demo.banking.models import Account, Customer, StatementLine
 from demo.banking.projections import Statements
-from demo.banking.statements import Line, StatementService
-from demo.banking.transfers import transfer
+from demo.banking.statements import Line
 from tests.demo.api_support import queries_by_database
-from tests.demo.bank_support import (
-    at_once,
-    environment_of_a_process,
-    import_sample,
-    until_the_processes_are_gone,
+from tests.demo.bank_support import at_once, import_sample
+from tests.demo.statement_support import (
+    SHARD,
+    Pair,
+    faults,
+    in_ledger,
+    kept,
+    killed,
+    on_statements,
+    read,
+    rebuild,
+    statement,
 )
 
 pytestmark = pytest.mark.django_db(databases="__all__")
 committed = pytest.mark.django_db(databases="__all__", transaction=True)
 DAY = datetime.date(2026, 12, 1)
-SHARD = "shard_0"
-STORED = [each.name for each in StatementLine._meta.fields if each.name not in ("id", "generation")]
-
-
-class Pair:
-    """Two customers of the first shard, with an account each."""
-
-    def __init__(self, balance: int = 1_000) -> None:
-        numbers = (number for number in range(1, 100) if shard_for(number) == SHARD)
-        self.accounts = [self._open(next(numbers), balance) for _ in range(2)]
-        self.one, self.two = self.accounts
-
-    def _open(self, number: int, balance: int) -> Account:
-        customer = Customer.objects.using(SHARD).create(pk=number, name=f"Customer {number}")
-        return Account.objects.using(SHARD).create(
-            number=str(number), customer=customer, balance=balance
-        )
-
-    def pay(self, amount: int, key: str, *, back: bool = False) -> None:
-        payer, payee = (self.two, self.one) if back else (self.one, self.two)
-        transfer(payer, payee, amount=amount, idempotency_key=key, memo=key)
 
 
 @pytest.fixture
-def pair(request: pytest.FixtureRequest) -> Pair:
+def pair() -> Pair:
     return Pair()
-
-
-def read(account: Account) -> list[Line]:
-    assert account.customer_id is not None
-    return list(resolve(StatementService).read(account.customer_id).lines)
-
-
-def kept(alias: str = SHARD) -> list[tuple[Any, ...]]:
-    """Everything on the statements in use, but for the ids and the generation."""
-    return list(Statements.rows(alias).order_by("account", "version").values_list(*STORED))
-
-
-def in_ledger(alias: str = SHARD) -> list[tuple[str, int, int, int]]:
-    """What the ledger has booked on the customers' accounts, read without any of our queries."""
-    numbers = dict(
-        Account.objects.using(alias).filter(kind="customer").values_list("ledger_id", "number")
-    )
-    entries = LedgerEntry.objects.using(alias).filter(account__in=numbers)
-    return sorted(
-        (numbers[each.account_id], each.account_version, each.amount, each.balance_after)
-        for each in entries
-    )
-
-
-def on_statements(alias: str = SHARD) -> list[tuple[str, int, int, int]]:
-    rows = Statements.rows(alias).values_list("account", "version", "amount", "balance")
-    return sorted(rows)
-
-
-def faults() -> list[str]:
-    return [fault for proof in prove_books().values() for fault in proof.faults]
-
-
-def rebuild(*args: str, database: str = SHARD) -> dict[str, Any]:
-    output = StringIO()
-    options = (*args, "--database", database, "--format", "json")
-    call_command(Command(), "statements", *options, stdout=output, stderr=StringIO())
-    facts: dict[str, Any] = json.loads(output.getvalue())
-    return facts
-
-
-def killed(code: str) -> None:
-    """Run code on this run's databases in a process that kills itself."""
-    setup = "import os, signal, django; django.setup()\n"
-    process = subprocess.run(
-        [sys.executable, "-c", setup + code],
-        env=environment_of_a_process(),
-        capture_output=True,
-        text=True,
-    )
-    assert process.returncode == -signal.SIGKILL, process.stderr
-    until_the_processes_are_gone()
 
 
 # Harm
@@ -130,7 +56,7 @@ from demo.banking.models import StatementLine
 
 rows = StatementLine.objects.using("shard_0")
 for event in read_all(using="shard_0"):
-    (line,) = lines([event], {(event.stream[8:], event.version - 1): 0}, 1)
+    (line,) = lines([event], {event.stream.removeprefix("account:"): 0}, 1)
     line.version = rows.filter(account=line.account).count() + 1
     line.save(using="shard_0")
 os.kill(os.getpid(), signal.SIGKILL)
@@ -176,6 +102,14 @@ def test_a_projection_killed_between_rows_and_checkpoint_doubles_no_line_and_los
 
 
 # What a reader sees
+
+
+@committed
+def test_harm_the_lines_alone_are_stale_until_somebody_feeds_them(pair: Pair) -> None:
+    catch_up(Statements(), using=SHARD)
+    pair.pay(10, "Lunch")
+    assert [balance for *_, balance in on_statements()] == [1_000, 1_000]
+    assert read(pair.one)[0].balance == 990
 
 
 def test_a_reader_sees_their_own_transfer_at_once(pair: Pair) -> None:
@@ -230,11 +164,35 @@ def test_a_reader_feeds_the_statements_by_one_page_and_no_more(
     def small(*args: Any, **options: Any) -> int:
         return catch_up(*args, batch_size=3, **options)
 
-    monkeypatch.setattr(statements, "catch_up", small)
+    monkeypatch.setattr(projections, "catch_up", small)
     assert [line.balance for line in read(pair.one)] == [960, 970, 980, 990, 1_000]
     assert len(kept()) == 3
     assert [line.balance for line in read(pair.two)] == [1_040, 1_030, 1_020, 1_010, 1_000]
     assert len(kept()) == 6
+
+
+@committed
+def test_a_reader_whose_line_is_not_there_yet_feeds_it_and_the_next_one_does_not(
+    pair: Pair,
+) -> None:
+    """State, epoch, events, UPDATE, balances, INSERT, and the lines again; SQLite's BEGIN too."""
+    read(pair.one)
+    pair.pay(10, "a")
+    for more in (8 if connections[SHARD].vendor == "sqlite" else 7, 0):
+        with queries_by_database() as asked:
+            assert read(pair.one)[0].memo == "a"
+        assert asked == {SHARD: 4 + more}
+
+
+@committed
+def test_a_customer_without_money_asks_for_no_lines_a_second_time(pair: Pair) -> None:
+    pair.pay(10, "a")
+    assert pair.one.customer is not None
+    customer = Customer.objects.using(SHARD).create(pk=99_998, name="Poor")
+    poor = Account.objects.using(SHARD).create(number="poor", customer=customer)
+    with queries_by_database() as asked:
+        assert read(poor) == []
+    assert asked == {SHARD: 4}
 
 
 @committed
@@ -260,6 +218,77 @@ def test_the_latest_lines_are_shown_the_newest_first(pair: Pair) -> None:
         assert [line.memo for line in shown] == [
             str(number) for number in reversed(range(5, statements.LINES + 5))
         ]
+
+
+@committed
+@pytest.mark.parametrize("fed", [True, False])
+def test_accounts_of_one_customer_are_in_the_order_of_the_booking(pair: Pair, fed: bool) -> None:
+    """Also those of one batch, whose events are appended together."""
+    assert pair.one.customer is not None
+    other = Account.objects.using(SHARD).create(number="other", customer=pair.one.customer)
+    with transaction.atomic(using=SHARD):
+        moved = []
+        for memo, payer, payee in (
+            ("a", pair.one, pair.two),
+            ("b", pair.two, other),
+            ("c", pair.one, other),
+        ):
+            made = ledger.transfer(payer.ledger_id, payee.ledger_id, 5, using=SHARD)
+            moved.append(Movement(payer, payee, 5, "transfer", memo, made.created_at))
+        record(moved, using=SHARD)
+    if fed:
+        catch_up(Statements(), using=SHARD)
+    shown = [(line.memo, line.account) for line in read(pair.one)[:4]]
+    assert shown == [("c", "other"), ("c", pair.one.number), ("b", "other"), ("a", pair.one.number)]
+
+
+@committed
+def test_a_movement_after_the_accounts_were_read_is_on_the_next_page_not_half_on_this(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read(pair.one)
+    last = statements.Shard("shard_0").lines.last
+    between = [lambda: pair.pay(10, "a"), lambda: catch_up(Statements(), using=SHARD)]
+
+    def later(self: Any, versions: Any, limit: int) -> Any:
+        while between:
+            between.pop(0)()
+        return last(versions, limit)
+
+    monkeypatch.setattr(type(statements.Shard(SHARD).lines), "last", later)
+    seen = statement(pair.one)
+    assert (seen.accounts[0].balance, [line.balance for line in seen.lines]) == (1_000, [1_000])
+    assert [line.balance for line in read(pair.one)] == [990, 1_000]
+
+
+@committed
+def test_a_movement_that_nobody_recorded_is_told_on_the_page(pair: Pair) -> None:
+    """Whoever books past the bank: better a page that says so than one that looks right."""
+    assert statement(pair.one).is_whole
+    ledger.transfer(pair.one.ledger_id, pair.two.ledger_id, 10, using=SHARD)
+    for balances in ([990], [985, 990], [990, 985, 990]):
+        seen = statement(pair.one)
+        assert not seen.is_whole
+        assert [line.balance for line in seen.lines] == balances
+        pair.pay(5, str(balances), back=len(balances) > 1)
+        catch_up(Statements(), using=SHARD)
+
+
+@committed
+def test_after_a_restore_the_page_is_right_before_the_rebuild_and_after_it(
+    pair: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
+    read(pair.one)
+    new_epoch(using=SHARD)
+    pair.pay(10, "a")
+    assert [line.balance for line in read(pair.one)] == [990, 1_000]
+    assert "The statements on shard_0 are not fed: The checkpoint is of epoch" in caplog.text
+    assert len(kept()) == 2
+    rebuild()
+    assert on_statements() == in_ledger()
+    caplog.clear()
+    assert [line.balance for line in read(pair.one)] == [990, 1_000]
+    assert not caplog.records
 
 
 # Exact, whatever happens at once
@@ -310,146 +339,6 @@ def test_a_repeated_transfer_is_one_line_and_a_refused_one_none(pair: Pair) -> N
     with pytest.raises(Exception, match="not 50"):
         pair.pay(5_000, "b")
     assert len(read(pair.one)) == 2
-
-
-# Thrown away and made again
-
-
-@pytest.fixture
-def day(transactional_db: None) -> None:
-    """Statements of a day, with some lines of each kind, on every shard."""
-    import_sample(40)
-    for alias in shards():
-        for order in StandingOrder.objects.using(alias)[:10]:
-            standing_orders.execute(order.pk, DAY, using=alias)
-        account = Account.objects.using(alias).filter(kind="customer").order_by("number")[:2]
-        Account.objects.using(alias).filter(pk=account[0].pk).update(balance=700)
-        transfer(account[0], account[1], amount=3, idempotency_key="k", memo="Ünïcode 😀")
-        catch_up(Statements(), using=alias)
-
-
-@committed
-@pytest.mark.usefixtures("day")
-def test_statements_thrown_away_are_made_again_the_same_on_every_shard() -> None:
-    for alias in shards():
-        before = kept(alias)
-        assert len(before) > 5
-        StatementLine.objects.using(alias).all().delete()
-        assert rebuild(database=alias)["applied"] == len(before)
-        assert kept(alias) == before
-    assert faults() == []
-
-
-@committed
-@pytest.mark.usefixtures("day")
-def test_a_wrong_line_is_found_by_the_proof_and_made_right() -> None:
-    before = kept()
-    line = Statements.rows(SHARD)[3]
-    StatementLine.objects.using(SHARD).filter(pk=line.pk).update(balance=1)
-    assert len(faults()) == 1
-    assert f"account {line.account} has {line.amount / 100:.2f}, then 0.01" in faults()[0]
-    rebuild()
-    assert kept() == before
-    assert faults() == []
-
-
-def half_way(monkeypatch: pytest.MonkeyPatch, what: Callable[[], object]) -> None:
-    """Have something done once, when a rebuild has applied its first page."""
-    done: list[object] = []
-
-    def pause(self: Command) -> None:
-        if not done:
-            done.append(None)
-            done.append(what())
-
-    monkeypatch.setattr(Command, "pause", pause)
-
-
-@committed
-def test_a_transfer_during_a_rebuild_is_not_lost_and_old_lines_are_read_until_the_end(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for number in range(5):
-        pair.pay(10, str(number))
-    read(pair.one)
-    seen: list[list[Line]] = []
-
-    def pay() -> None:
-        pair.pay(7, "meanwhile")
-        seen.append(read(pair.one))
-
-    half_way(monkeypatch, pay)
-    rebuild("--batch-size", "3")
-    assert [line.memo for line in seen[0]] == ["meanwhile", "4", "3", "2", "1", "0", ""]
-    assert read(pair.one) == seen[0]
-    assert on_statements() == in_ledger()
-
-
-@committed
-def test_transfers_at_once_with_rebuilds_are_all_on_the_statements(pair: Pair) -> None:
-    def pay() -> None:
-        for number in range(20):
-            pair.pay(1, str(number))
-            assert read(pair.one)[0].memo == str(number)
-
-    def rebuild_thrice() -> None:
-        for _ in range(3):
-            rebuild("--batch-size", "4")
-
-    assert at_once(pay, rebuild_thrice) == [None, None]
-    catch_up(Statements(), using=SHARD)
-    assert on_statements() == in_ledger()
-    assert faults() == []
-
-
-KILLED_REBUILD = """
-from django.core.management import call_command
-from dbpatterns.eventstore.management.commands.rebuild_projection import Command
-Command.pause = lambda self: os.kill(os.getpid(), signal.SIGKILL)
-options = ("--database", "shard_0", "--batch-size", "4", "-v", "0")
-call_command(Command(), "statements", *options)
-"""
-
-
-@committed
-def test_a_rebuild_killed_half_way_goes_on_where_it_ended(pair: Pair) -> None:
-    for number in range(5):
-        pair.pay(10, str(number))
-    catch_up(Statements(), using=SHARD)
-    before = kept()
-    killed(KILLED_REBUILD)
-    assert kept() == before, "the lines in use are the old ones"
-    assert rebuild("--dry-run")["applied_before"] == 4
-    facts = rebuild()
-    assert (facts["applied_before"], facts["applied"]) == (4, 8)
-    assert kept() == before
-
-
-@committed
-def test_two_rebuilds_at_once_share_the_work(pair: Pair) -> None:
-    for number in range(10):
-        pair.pay(10, str(number))
-    catch_up(Statements(), using=SHARD)
-    before = kept()
-    results: Any = at_once(*[lambda: rebuild("--batch-size", "3")] * 2)
-    assert all(isinstance(each, dict) for each in results), results
-    assert kept() == before
-    generations = StatementLine.objects.using(SHARD).order_by().values_list("generation", flat=True)
-    assert len(set(generations)) == 1
-    assert ProjectionState.objects.using(SHARD).filter(is_live=True).count() == 1
-
-
-@committed
-def test_which_shard_to_rebuild_must_be_said_where_there_are_several(pair: Pair) -> None:
-    with pytest.raises(CommandError, match=r"shard_0, .*name one by --database") as caught:
-        call_command(Command(), "statements", stdout=StringIO(), stderr=StringIO())
-    assert caught.value.returncode == 2
-    from django.conf import settings
-
-    sharding = {**settings.DBPATTERNS["SHARDING"], "SHARDS": [SHARD]}
-    with override_settings(DBPATTERNS={**settings.DBPATTERNS, "SHARDING": sharding}):
-        call_command(Command(), "statements", stdout=StringIO(), stderr=StringIO())
-    assert on_statements() == in_ledger()
 
 
 # The proof

@@ -61,7 +61,7 @@ def test_each_stream_goes_on_after_its_last_version() -> None:
     assert numbers("b") == [(1, 5), (2, 9)]
     assert numbers("c") == [(1, 6), (2, 7), (3, 8)]
     told = [event.data["number"] for event in sorted_by_position("abc")]
-    assert told == [1, 2, 3, 5, 4, 6, 7, 8, 9], "all events are in the given order"
+    assert told == [1, 2, 3, 5, 4, 6, 7, 8, 9], "positions rise in the given order"
 
 
 @pytest.mark.django_db

@@ -7,7 +7,7 @@ from django.db import DEFAULT_DB_ALIAS
 
 from dbpatterns.commands import Exit, OperationalCommand, Progress, Report
 from dbpatterns.errors import UsageError
-from dbpatterns.eventstore.models import ProjectionState, StoredEvent
+from dbpatterns.eventstore.models import StoredEvent
 from dbpatterns.eventstore.projections import (
     Projection,
     catch_up,
@@ -15,6 +15,7 @@ from dbpatterns.eventstore.projections import (
     go_live,
     prepare,
     sweep,
+    unfinished,
 )
 from dbpatterns.placement import databases_of
 
@@ -42,8 +43,7 @@ class Command(OperationalCommand):
         database = _database(projection, options["database"])
         total = StoredEvent.objects.using(database).count()
         if options["dry_run"]:
-            states = ProjectionState.objects.using(database).filter(name=name, is_live=False)
-            begun = states.order_by("-generation").first()
+            begun = unfinished(name, using=database)
             return Report({"events": total, "applied_before": begun.events if begun else 0})
         state = prepare(name, using=database, restart=options["restart"])
         before = state.events
