@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dbpatterns.sharding import ShardRouter
+    from dbpatterns.sharding.router import ShardRouter
     from dbpatterns.sharding.base import ShardedModel
     from dbpatterns.sharding.context import current_shard, shard, single_shard
     from dbpatterns.sharding.fields import ShardedIdField, ShardedUUIDField

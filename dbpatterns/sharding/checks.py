@@ -111,7 +111,7 @@ def _setting_problems(sharding: ShardingSettings) -> Iterator[checks.CheckMessag
 
 
 def _has_router() -> bool:
-    from dbpatterns.sharding import ShardRouter  # reads models
+    from dbpatterns.sharding.router import ShardRouter  # reads models
 
     named: list[Any] = settings.DATABASE_ROUTERS
     routers = [import_string(each) if isinstance(each, str) else type(each) for each in named]
