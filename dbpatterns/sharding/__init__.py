@@ -8,12 +8,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dbpatterns.sharding.router import ShardRouter
     from dbpatterns.sharding.base import ShardedModel
     from dbpatterns.sharding.context import current_shard, shard, single_shard
     from dbpatterns.sharding.fields import ShardedIdField, ShardedUUIDField
     from dbpatterns.sharding.querysets import ShardedManager, ShardedQuerySet
     from dbpatterns.sharding.reference import ReferenceModel
+    from dbpatterns.sharding.router import ShardRouter
     from dbpatterns.sharding.shard_map import shard_for, shards
 
 __all__ = [
