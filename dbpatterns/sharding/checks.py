@@ -127,6 +127,7 @@ def problems_of(model: type[Model]) -> Iterator[checks.CheckMessage]:
         yield checks.Error(
             str(error),
             hint="Or derive it from Model, if it is not to be sharded.",
+            obj=model,
             id="dbpatterns_sharding.E009",
         )
         return
@@ -136,6 +137,7 @@ def problems_of(model: type[Model]) -> Iterator[checks.CheckMessage]:
         yield checks.Error(
             str(error),
             hint="Name a column that says to whom a row belongs.",
+            obj=model,
             id="dbpatterns_sharding.E010",
         )
         return
@@ -143,6 +145,7 @@ def problems_of(model: type[Model]) -> Iterator[checks.CheckMessage]:
         yield checks.Error(
             f"{label}.{field.name} is the shard key and a {type(field).__name__}.",
             hint="A shard key is an integer, a text or a UUID, or the foreign key of one.",
+            obj=model,
             id="dbpatterns_sharding.E010",
         )
     for each in (model, *_through_models(model)):
@@ -151,6 +154,7 @@ def problems_of(model: type[Model]) -> Iterator[checks.CheckMessage]:
                 f"{each._meta.label} counts its ids on each shard, so two shards have the same.",
                 hint="Give it a ShardedIdField, a ShardedUUIDField, or a key of your own; a "
                 "many-to-many field takes it by `through`.",
+                obj=model,
                 id="dbpatterns_sharding.E011",
             )
     strategy = ShardingSettings.load().groups[group].strategy
@@ -159,6 +163,7 @@ def problems_of(model: type[Model]) -> Iterator[checks.CheckMessage]:
             f"{label} has a ShardedIdField, and with the strategy {strategy!r} keys of one slot lie"
             " on several shards, which would make the same ids.",
             hint="Take a ShardedUUIDField, which is unique without asking anybody.",
+            obj=model,
             id="dbpatterns_sharding.E014",
         )
     for manager in {*model._meta.managers, model._base_manager}:
@@ -167,6 +172,7 @@ def problems_of(model: type[Model]) -> Iterator[checks.CheckMessage]:
                 f"{label}.{manager.name} is no manager of sharded rows: it would not read a "
                 "query's key.",
                 hint="Derive it from ShardedManager, or make it by ShardedManager.from_queryset().",
+                obj=model,
                 id="dbpatterns_sharding.E012",
             )
     columns: Iterable[Any] = model._meta.concrete_fields
@@ -179,6 +185,7 @@ def problems_of(model: type[Model]) -> Iterator[checks.CheckMessage]:
                 f"of group {group!r}.",
                 hint="Make that a reference model, or keep its key without a constraint "
                 "(db_constraint=False).",
+                obj=model,
                 id="dbpatterns_sharding.E013",
             )
 
@@ -188,6 +195,7 @@ def _keyless_problems(model: type[Model]) -> Iterator[checks.CheckMessage]:
         yield checks.Error(
             f"{model._meta.label} names no shard key, whose slot its ids are to carry.",
             hint="Derive it from ShardedModel and name its shard_key, or take another primary key.",
+            obj=model,
             id="dbpatterns_sharding.E015",
         )
 
