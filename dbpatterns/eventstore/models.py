@@ -62,6 +62,7 @@ class StoredEvent(models.Model):
 
     class Meta:
         db_table = "dbpatterns_eventstore_event"
+        required_db_features = ["supports_json_field"]  # else a check asks each busy SQLite (6.1)
         constraints = [
             models.UniqueConstraint(
                 fields=["stream", "version"], name="dbpatterns_eventstore_event_once"
@@ -108,6 +109,7 @@ class StreamSnapshot(models.Model):
 
     class Meta:
         db_table = "dbpatterns_eventstore_snapshot"
+        required_db_features = ["supports_json_field"]
 
     def __str__(self) -> str:
         return f"{self.stream} {self.kind} {self.version}"
