@@ -137,7 +137,8 @@ def pages_of(chromium: Browser, site: str) -> Iterator[Open]:
 
 
 def assert_fits(page: Page) -> None:
-    """See that a page is no wider than its window."""
+    """See that a page is no wider than its window, once its styles are there."""
+    page.wait_for_load_state()
     width, room = page.evaluate(
         "[document.scrollingElement.scrollWidth, document.scrollingElement.clientWidth]"
     )

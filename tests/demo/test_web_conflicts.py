@@ -55,6 +55,7 @@ def open_in_admin(open_page: Open, slug: str, size: tuple[int, int], person: str
 
 def assert_told(page: Page, message: str) -> None:
     expect(page.locator(".messagelist")).to_contain_text(message)
+    page.wait_for_load_state()  # its scripts too: what comes next may click what they work
 
 
 @sizes
