@@ -106,7 +106,8 @@ def shard_map(group: str) -> ShardMap:
 
 def reload(group: str) -> ShardMap:
     """Read the map anew, whatever its age: a shard has refused a write by the old one."""
-    _known.pop(group, None)
+    if group in _known:
+        _known[group] = (_known[group][0], 0.0)  # old, and better than none if nobody answers
     return shard_map(group)
 
 
@@ -125,7 +126,7 @@ def pinned(maps: Mapping[str, ShardMap]) -> Iterator[None]:
     try:
         yield
     finally:
-        _pinned.remove(maps)
+        _pinned.pop()
 
 
 def first_map(group: str) -> ShardMap:

@@ -155,6 +155,7 @@ class Directory:
 
     def shard_of(self, key: Key) -> str:
         """Return the key's own shard, or its slot's."""
+        slot_of(key)  # knows what a key is: True is none, and equals 1
         return self._placed.get(key) or self._hash.shard_of(key)
 
     def holders(self, slot: int) -> frozenset[str]:

@@ -9,12 +9,13 @@ import pytest
 from django.db import DatabaseError, connections
 from django.test.utils import CaptureQueriesContext
 
-from dbpatterns.errors import ConfigurationError
+from dbpatterns.errors import ConfigurationError, UsageError
 from dbpatterns.sharding import shard_for, shards
 from dbpatterns.sharding.errors import MapChanged
 from dbpatterns.sharding.map_store import Rows, change, make_first_maps, read
 from dbpatterns.sharding.models import MapChange, PlacedKey, ShardGroup, SlotRange
 from dbpatterns.sharding.shard_map import first_map, forget, pinned, reload, shard_map
+from dbpatterns.sharding.strategies import Directory
 
 pytestmark = pytest.mark.django_db(databases="__all__")
 
@@ -123,6 +124,7 @@ def test_while_the_control_database_does_not_answer_the_known_map_goes_on(
         with connections["default"].execute_wrapper(refuse):
             assert shard_for(7) == home
             assert "does not answer; the map of 'bank' is as known" in caplog.text
+            assert reload("bank").shard_of(7) == home
             forget()
             with pytest.raises(DatabaseError):
                 shard_for(7)
@@ -137,3 +139,18 @@ def test_the_app_s_tables_can_be_taken_away(tmp_path: Path) -> None:
     for target in ([], ["zero"]):
         done = subprocess.run([*run, *target], env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
+
+
+def test_a_pinned_map_that_equals_another_goes_without_it() -> None:
+    outer = {"bank": first_map("bank")}
+    with pinned(outer):
+        with pinned({"bank": first_map("bank")}):
+            pass
+        assert shard_map("bank") is outer["bank"]
+
+
+def test_a_directory_tells_true_from_one() -> None:
+    placed = Directory([(0, shards()[0])], {"int:1": shards()[-1]})
+    assert placed.shard_of(1) == shards()[-1]
+    with pytest.raises(UsageError, match="not True"):
+        placed.shard_of(True)
