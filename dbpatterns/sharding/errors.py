@@ -24,7 +24,7 @@ class ShardKeyRequired(UsageError):
     def __init__(self, model: str, key: str, *, why: str) -> None:
         super().__init__(
             f"{model} is sharded by {key!r}, and {why}. Put {key} into the query, say which by "
-            f"`with shard(key):` or `.using(alias)`, or ask all shards by `.fanout()`."
+            f"`with shard(key):`, or ask one shard after another by `.using(alias)`."
         )
         self.model, self.key = model, key
 
