@@ -107,8 +107,8 @@ class ShardedQuerySet(models.QuerySet[Any]):
                 self.model._meta.label,
                 found,
                 why=f"is about keys of {len(found)} shards ({', '.join(sorted(found))}), and one "
-                "shard would answer for its own alone. Ask each by `.using(alias)`, or one key at a "
-                "time.",
+                "shard would answer for its own alone. Ask each by `.using(alias)`, or one key "
+                "at a time.",
             )
         alias = next(iter(found), None) or self._hinted() or current_shard() or shards()[0]
         refuse_foreign(self.query, alias, is_pinned=False)
