@@ -9,7 +9,6 @@ from django.db.models.signals import post_migrate, pre_migrate
 
 from dbpatterns.apps import check_settings
 from dbpatterns.sharding.conf import ShardingSettings
-from dbpatterns.sharding.fences import connect
 
 __all__ = ["ShardingConfig", "refuse_broken_settings"]
 
@@ -32,7 +31,6 @@ class ShardingConfig(AppConfig):
         checks.register(check_models)
         pre_migrate.connect(refuse_broken_settings, dispatch_uid="dbpatterns.sharding")
         post_migrate.connect(_make_maps, sender=self, dispatch_uid="dbpatterns.sharding.maps")
-        connection_created.connect(connect, dispatch_uid="dbpatterns.sharding.fences")
         connection_created.connect(add_function, dispatch_uid="dbpatterns.sharding.ids")
 
 

@@ -6,7 +6,7 @@ from django.db import models
 
 from dbpatterns.sharding.errors import ShardKeyChanged
 from dbpatterns.sharding.keys import key_field
-from dbpatterns.sharding.querysets import ShardedManager, place, rerouted
+from dbpatterns.sharding.querysets import ShardedManager, place
 
 __all__ = ["ShardedModel"]
 
@@ -29,18 +29,16 @@ class ShardedModel(models.Model):
         abstract = True
         base_manager_name = "objects"  # Django inherits it, so that refreshes are routed as well
 
-    @rerouted
     def save(self, *, using: str | None = None, **options: Any) -> None:
         """Save to the shard of its key; the statements of Django's.
 
         Raises: ShardKeyChanged: it was read under another key. WrongShard: `using` is not the
-            key's. ShardKeyRequired: there is none. StaleShardMap: within a transaction.
+            key's. ShardKeyRequired: there is none.
         """
         self._refuse_other_key()
         super().save(using=place(self, using), **options)
         self._state.shard_key = self.__dict__.get(key_field(type(self)).attname)  # type: ignore[attr-defined]
 
-    @rerouted
     def delete(self, using: str | None = None, keep_parents: bool = False) -> Any:
         """Delete from the shard of its key, with what hangs on it there."""
         self._refuse_other_key()

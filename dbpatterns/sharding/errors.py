@@ -2,8 +2,6 @@
 
 from collections.abc import Iterable
 
-from django.db import DatabaseError, OperationalError
-
 from dbpatterns.errors import DBPatternsError, UsageError
 
 __all__ = [
@@ -11,8 +9,6 @@ __all__ = [
     "MapChanged",
     "ShardKeyChanged",
     "ShardKeyRequired",
-    "ShardUnavailable",
-    "StaleShardMap",
     "UnplacedKey",
     "WrongShard",
 ]
@@ -65,8 +61,8 @@ class UnplacedKey(DBPatternsError, LookupError):
 
     def __init__(self, group: str, key: object, *, why: str) -> None:
         super().__init__(
-            f"Group {group!r} has no shard for {key!r}: {why}. "
-            f"`manage.py shard_map assign {group}` gives it one."
+            f"Group {group!r} has no shard for {key!r}: {why}. Give it one by "
+            "`dbpatterns.sharding.map_store.change`."
         )
         self.group, self.key = group, key
 
@@ -80,27 +76,3 @@ class MapChanged(DBPatternsError):
             "planned: somebody else changed it. Nothing was written; look at it and decide anew."
         )
         self.group, self.expected, self.found = group, expected, found
-
-
-class StaleShardMap(DBPatternsError, DatabaseError):
-    """A shard refused a write because its slots went to another; the map was read again.
-
-    Outside a transaction the write is repeated on the right shard. Within one, the transaction
-    is to be run again.
-    """
-
-    def __init__(self, shard: str) -> None:
-        super().__init__(
-            f"Shard {shard!r} refused a write: the key was given to another shard while this "
-            "process had an older map. Nothing was written, and the map has been read again: run "
-            "the transaction once more."
-        )
-        self.shard = shard
-
-
-class ShardUnavailable(DBPatternsError, OperationalError):
-    """A shard does not answer; the others do."""
-
-    def __init__(self, shard: str, *, why: str) -> None:
-        super().__init__(f"Shard {shard!r} does not answer: {why}")
-        self.shard = shard

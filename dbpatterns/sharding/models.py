@@ -1,10 +1,10 @@
-"""The map's tables, on the control database, and the fence of each shard, on the shard."""
+"""The map's tables, on the control database."""
 
 from django.db import models
 
 from dbpatterns.conf import require_installed
 
-__all__ = ["Fence", "MapChange", "PlacedKey", "ShardGroup", "SlotRange"]
+__all__ = ["MapChange", "PlacedKey", "ShardGroup", "SlotRange"]
 
 require_installed("dbpatterns.sharding")
 
@@ -87,22 +87,3 @@ class MapChange(models.Model):
 
     def __str__(self) -> str:
         return f"{self.group_id} {self.epoch}: {self.change}"
-
-
-class Fence(models.Model):
-    """Keys that this shard has given away: on the shard itself, where triggers refuse them."""
-
-    group = models.CharField(max_length=50)
-    part = models.CharField(max_length=700)
-    """The slots or keys, as `operations` names them."""
-    epoch = models.BigIntegerField()
-    """The map's number from which on they are another shard's."""
-
-    class Meta:
-        db_table = "dbpatterns_sharding_fence"
-        constraints = [
-            models.UniqueConstraint(fields=["group", "part"], name="dbpatterns_sharding_fence_once")
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.group} {self.part}"

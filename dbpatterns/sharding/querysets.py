@@ -7,27 +7,23 @@ many are split by shard, in one transaction on each that commit together.
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from functools import wraps
 from typing import Any, TypeVar
 
-from django.db import DatabaseError, models, router, transaction
+from django.db import models, router, transaction
 
 from dbpatterns.errors import UsageError
 from dbpatterns.sharding.context import current_shard, enter
 from dbpatterns.sharding.errors import (
     CrossShardError,
     ShardKeyRequired,
-    StaleShardMap,
     WrongShard,
 )
-from dbpatterns.sharding.fences import is_refusal
 from dbpatterns.sharding.fields import home_by_lot
-from dbpatterns.sharding.keys import group_of, home_of, key_field, key_of
+from dbpatterns.sharding.keys import home_of, key_field, key_of
 from dbpatterns.sharding.routing import refuse_foreign, shards_of
-from dbpatterns.sharding.shard_map import reload, shards
-from dbpatterns.transactions import in_transaction
+from dbpatterns.sharding.shard_map import shards
 
-__all__ = ["ShardedManager", "ShardedQuerySet", "place", "rerouted"]
+__all__ = ["ShardedManager", "ShardedQuerySet", "place"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -51,31 +47,6 @@ def place(instance: models.Model, using: str | None, *, by_lot: bool = True) -> 
     elif using is not None and using != home:
         raise WrongShard(model, key_of(instance), shard=using, home=home)
     return enter(model, home)
-
-
-def rerouted(method: F) -> F:
-    """Repeat a write that a shard refused because its keys have gone to another.
-
-    Within a transaction, which the refusal has ended, the caller has to repeat that.
-    """
-
-    @wraps(method)
-    def run(self: Any, *args: Any, **options: Any) -> Any:
-        model = self.model if isinstance(self, models.QuerySet) else type(self)
-        is_nested = any(in_transaction(alias) for alias in shards())
-        try:
-            return method(self, *args, **options)
-        except StaleShardMap:
-            raise
-        except DatabaseError as error:
-            if not is_refusal(error):
-                raise
-            reload(group_of(model))
-            if is_nested or getattr(self, "_db", None) or options.get("using"):
-                raise StaleShardMap(model._meta.label) from error
-        return method(self, *args, **options)
-
-    return run  # type: ignore[return-value]
 
 
 class ShardedQuerySet(models.QuerySet[Any]):
@@ -144,7 +115,6 @@ class ShardedQuerySet(models.QuerySet[Any]):
         options.setdefault("using", self._db or self._hints.get("shard") or current_shard())
         return super().raw(*args, **options)
 
-    @rerouted
     def create(self, **values: Any) -> Any:
         """Create a row on its key's shard; the statements of Django's."""
         made = self.model(**values)
@@ -153,12 +123,10 @@ class ShardedQuerySet(models.QuerySet[Any]):
         made.save(force_insert=True, using=alias)
         return made
 
-    @rerouted
     def get_or_create(self, defaults: Any = None, **values: Any) -> Any:
         """As Django's, on the shard that the values name."""
         return super(ShardedQuerySet, self._at(values, defaults)).get_or_create(defaults, **values)
 
-    @rerouted
     def update_or_create(
         self, defaults: Any = None, create_defaults: Any = None, **values: Any
     ) -> Any:
@@ -166,7 +134,6 @@ class ShardedQuerySet(models.QuerySet[Any]):
         here = self._at(values, create_defaults or defaults)
         return super(ShardedQuerySet, here).update_or_create(defaults, create_defaults, **values)
 
-    @rerouted
     def bulk_create(self, objs: Iterable[Any], *args: Any, **options: Any) -> Any:
         """Create rows, each on its key's shard; Django's statements on each of them.
 
@@ -178,7 +145,6 @@ class ShardedQuerySet(models.QuerySet[Any]):
             super(ShardedQuerySet, self.using(alias)).bulk_create(each, *args, **options)
         return rows
 
-    @rerouted
     def bulk_update(
         self, objs: Iterable[Any], fields: Iterable[str], *args: Any, **options: Any
     ) -> int:
@@ -190,7 +156,6 @@ class ShardedQuerySet(models.QuerySet[Any]):
             for alias, each in self._split(list(objs))
         )
 
-    @rerouted
     def update(self, **values: Any) -> int:
         """Change the rows of one shard; one statement."""
         self._refuse_key(values)
@@ -198,7 +163,6 @@ class ShardedQuerySet(models.QuerySet[Any]):
         here = self.using(self.annotate(**asking).db) if asking else self
         return super(ShardedQuerySet, here).update(**values)
 
-    @rerouted
     def delete(self) -> Any:
         """Delete the rows of one shard, and what hangs on them there."""
         return super().delete()

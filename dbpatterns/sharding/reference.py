@@ -27,8 +27,8 @@ def is_reference(model: type[models.Model]) -> bool:
 def _on_all() -> Iterator[tuple[str, ...]]:
     """Hold one transaction on each shard; they are committed together, or undone together.
 
-    A server that is lost between two of the commits leaves the shards different, which
-    `shard_status` does not see: write the row once more.
+    A server that is lost between two of the commits leaves the shards different: write the row
+    once more.
     """
     with ExitStack() as stack:
         for alias in shards():

@@ -20,8 +20,7 @@ from dbpatterns.sharding.shard_map import shard_for, shards
 __all__ = ["SLOTS", "ShardRouter", "shard_for", "shards", "slot_of"]
 
 APP = "dbpatterns_sharding"
-ON_SHARDS = frozenset({"fence"})
-"""This app's models that are on the shards; the others are on the control database."""
+"""This app, whose models are on the control database."""
 
 
 class ShardRouter:
@@ -53,7 +52,7 @@ class ShardRouter:
             sharding = ShardingSettings.load()
         except ConfigurationError:
             return False
-        if app_label in sharding.apps or (app_label == APP and model_name in ON_SHARDS):
+        if app_label in sharding.apps:
             return db in sharding.shards
         if app_label == APP and model_name is not None:
             return db == sharding.control
@@ -62,7 +61,7 @@ class ShardRouter:
         return None
 
     def _database_of(self, model: type[Model], instance: Model | None) -> str | None:
-        if model._meta.app_label == APP and model._meta.model_name not in ON_SHARDS:
+        if model._meta.app_label == APP:
             return ShardingSettings.load().control
         if not self._is_on_shards(model):
             return None

@@ -1,10 +1,9 @@
 """The shard map: which shard holds a key, from an immutable snapshot that each process keeps.
 
 A snapshot is used for `MAP_MAX_AGE_SECONDS`; then one query compares the map's number, its epoch,
-and the map is read again if that has grown. A process may so work by an old map for some seconds,
-which is no danger: a shard itself refuses writes to what it has given away (`fences`), and the
-refused process reads the map at once. While the control database does not answer, the map that
-is known goes on.
+and the map is read again if that has grown. A process may so work by an old map for some seconds:
+who changes a map waits for that long before a part is used on its new shard. While the control
+database does not answer, the map that is known goes on.
 """
 
 import logging
@@ -105,7 +104,7 @@ def shard_map(group: str) -> ShardMap:
 
 
 def reload(group: str) -> ShardMap:
-    """Read the map anew, whatever its age: a shard has refused a write by the old one."""
+    """Look for a newer map at once, whatever the age of the one that is known."""
     if group in _known:
         _known[group] = (_known[group][0], 0.0)  # old, and better than none if nobody answers
     return shard_map(group)

@@ -23,28 +23,6 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
-            name="Fence",
-            fields=[
-                (
-                    "id",
-                    models.BigAutoField(
-                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
-                    ),
-                ),
-                ("group", models.CharField(max_length=50)),
-                ("part", models.CharField(max_length=700)),
-                ("epoch", models.BigIntegerField()),
-            ],
-            options={
-                "db_table": "dbpatterns_sharding_fence",
-                "constraints": [
-                    models.UniqueConstraint(
-                        fields=("group", "part"), name="dbpatterns_sharding_fence_once"
-                    )
-                ],
-            },
-        ),
-        migrations.CreateModel(
             name="PlacedKey",
             fields=[
                 (
