@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Self
 from django.db import models
 
 from dbpatterns.sharding.errors import ShardKeyChanged
-from dbpatterns.sharding.keys import key_field
+from dbpatterns.sharding.keys import key_field, key_of
 from dbpatterns.sharding.querysets import ShardedManager, place
 
 __all__ = ["ShardedModel"]
@@ -37,7 +37,7 @@ class ShardedModel(models.Model):
         """
         self._refuse_other_key()
         super().save(using=place(self, using), **options)
-        self._state.shard_key = self.__dict__.get(key_field(type(self)).attname)  # type: ignore[attr-defined]
+        self._state.shard_key = key_of(self)  # type: ignore[attr-defined]
 
     def delete(self, using: str | None = None, keep_parents: bool = False) -> Any:
         """Delete from the shard of its key, with what hangs on it there."""
@@ -48,12 +48,12 @@ class ShardedModel(models.Model):
     def from_db(cls, db: Any, field_names: Any, values: Any, **options: Any) -> Self:
         """Make an instance from a row, and remember its key."""
         made = super().from_db(db, field_names, values, **options)
-        made._state.shard_key = made.__dict__.get(key_field(cls).attname)  # type: ignore[attr-defined]
+        made._state.shard_key = key_of(made)  # type: ignore[attr-defined]
         return made
 
     def _refuse_other_key(self) -> None:
         before = getattr(self._state, "shard_key", None)
-        field = key_field(type(self))
-        after = self.__dict__.get(field.attname)
+        after = key_of(self)
         if before is not None and not self._state.adding and after != before:
-            raise ShardKeyChanged(self._meta.label, field.name, before=before, after=after)
+            name = key_field(type(self)).name
+            raise ShardKeyChanged(self._meta.label, name, before=before, after=after)

@@ -13,11 +13,9 @@ from django.db.models import Model
 from dbpatterns.errors import ConfigurationError, UsageError
 from dbpatterns.sharding.conf import ShardingSettings
 from dbpatterns.sharding.context import current_shard
-from dbpatterns.sharding.hashing import SLOTS, slot_of
 from dbpatterns.sharding.keys import home_of, is_sharded
-from dbpatterns.sharding.shard_map import shard_for, shards
 
-__all__ = ["SLOTS", "ShardRouter", "shard_for", "shards", "slot_of"]
+__all__ = ["ShardRouter"]
 
 APP = "dbpatterns_sharding"
 """This app, whose models are on the control database."""
@@ -79,4 +77,4 @@ class ShardRouter:
         )
 
     def _is_on_shards(self, model: Model | type[Model]) -> bool:
-        return model._meta.app_label in ShardingSettings.load().apps
+        return ShardingSettings.load().group_of(model._meta.app_label) is not None
