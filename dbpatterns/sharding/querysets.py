@@ -5,9 +5,9 @@
 many are split by shard, in one transaction on each that commit together.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from typing import Any, TypeVar
+from typing import Any
 
 from django.db import models, router, transaction
 
@@ -25,22 +25,23 @@ from dbpatterns.sharding.shard_map import shards
 
 __all__ = ["ShardedManager", "ShardedQuerySet", "place"]
 
-F = TypeVar("F", bound=Callable[..., Any])
 
-
-def place(instance: models.Model, using: str | None, *, by_lot: bool = True) -> str:
+def place(
+    instance: models.Model, using: str | None, *, near: str | None = None, by_lot: bool = True
+) -> str:
     """Return where to write an instance: its home by the map; `using` if it names none.
 
-    A new row that is its own key and has none gets one `by_lot`.
+    `near` is where the code around works, for a row that says nothing. A new row that is its own
+    key and has none gets one `by_lot`.
 
     Raises: WrongShard: `using` is another. ShardKeyRequired: nothing says where.
     """
     home = home_of(instance)
     if home is None and by_lot:
-        home = home_by_lot(instance, using or current_shard())
+        home = home_by_lot(instance, using or near or current_shard())
     model = type(instance)._meta.label
     if home is None:
-        home = using or instance._state.db or current_shard()
+        home = using or near or instance._state.db or current_shard()
         if home is None:
             key = key_field(type(instance)).attname
             raise ShardKeyRequired(model, key, why="this row has none")
@@ -118,7 +119,7 @@ class ShardedQuerySet(models.QuerySet[Any]):
     def create(self, **values: Any) -> Any:
         """Create a row on its key's shard; the statements of Django's."""
         made = self.model(**values)
-        alias = place(made, self._db or self._hinted())
+        alias = place(made, self._db, near=self._hinted())
         self._for_write = True
         made.save(force_insert=True, using=alias)
         return made
@@ -143,6 +144,8 @@ class ShardedQuerySet(models.QuerySet[Any]):
         rows = list(objs)
         for alias, each in self._split(rows):
             super(ShardedQuerySet, self.using(alias)).bulk_create(each, *args, **options)
+        for row in rows:
+            row._state.shard_key = key_of(row)  # as `save` does
         return rows
 
     def bulk_update(
@@ -195,12 +198,12 @@ class ShardedQuerySet(models.QuerySet[Any]):
         made = self.model(
             **{name: value for name, value in given.items() if name in own and not callable(value)}
         )
-        return self.using(place(made, self._hinted(), by_lot=False))
+        return self.using(place(made, None, near=self._hinted(), by_lot=False))
 
     def _split(self, rows: Sequence[Any]) -> Iterable[tuple[str, list[Any]]]:
         parts: dict[str, list[Any]] = {}
         for each in rows:
-            parts.setdefault(place(each, self._db or self._hinted()), []).append(each)
+            parts.setdefault(place(each, self._db, near=self._hinted()), []).append(each)
         with ExitStack() as stack:
             if len(parts) > 1:
                 for alias in parts:

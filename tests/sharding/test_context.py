@@ -1,0 +1,80 @@
+"""Blocks that say on which shard they work, and hold what is in them to it."""
+
+import pytest
+
+from dbpatterns.sharding import current_shard, shard, shard_for, shards, single_shard
+from dbpatterns.sharding.errors import (
+    CrossShardError,
+    ShardKeyChanged,
+    ShardKeyRequired,
+    WrongShard,
+)
+from tests.sharding.operations import ONE, OTHER, SAME
+from tests.shop.models import Order
+
+pytestmark = [pytest.mark.django_db(databases="__all__"), pytest.mark.usefixtures("filled")]
+
+
+def owners(alias: str) -> set[int]:
+    return set(Order.objects.using(alias).values_list("buyer_id", flat=True))
+
+
+def test_a_query_without_a_key_is_the_block_s_shard_s() -> None:
+    with pytest.raises(ShardKeyRequired):
+        Order.objects.count()
+    for key in (ONE, OTHER):
+        with shard(key) as alias:
+            assert current_shard() == alias == shard_for(key)
+            assert set(Order.objects.values_list("buyer_id", flat=True)) == owners(alias)
+    assert current_shard() is None
+
+
+def test_a_queryset_stays_where_it_was_made() -> None:
+    with shard(ONE):
+        made = Order.objects.all()
+    with shard(OTHER):
+        assert {each.buyer_id for each in made} == owners(shard_for(ONE))
+
+
+def test_a_key_in_the_query_counts_more_than_the_block() -> None:
+    with shard(ONE):
+        assert Order.objects.filter(buyer=OTHER).count() == 2
+        Order.objects.create(buyer_id=OTHER)
+        Order.objects.bulk_create([Order(buyer_id=OTHER)])
+        Order.objects.get_or_create(buyer_id=OTHER, number=70)
+    assert Order.objects.filter(buyer=OTHER).count() == 5
+
+
+def test_a_locked_block_lets_nothing_out() -> None:
+    with shard(ONE, lock=True):
+        assert Order.objects.filter(buyer=SAME).count() == 2
+        with pytest.raises(CrossShardError, match=f"held to '{shard_for(ONE)}'"):
+            Order.objects.filter(buyer=OTHER).count()
+        with pytest.raises(CrossShardError), shard(OTHER):
+            pass
+        with shard(SAME), pytest.raises(CrossShardError):  # an inner block loosens nothing
+            Order.objects.create(buyer_id=OTHER)
+    assert Order.objects.filter(buyer=OTHER).count() == 2
+
+
+def test_a_block_of_one_shard_takes_the_first_it_touches() -> None:
+    with single_shard():
+        assert Order.objects.filter(buyer=OTHER).count() == 2
+        with pytest.raises(CrossShardError):
+            Order.objects.filter(buyer=ONE).count()
+
+
+def test_a_row_is_not_written_to_a_shard_that_is_not_its_key_s() -> None:
+    wrong = next(alias for alias in shards() if alias != shard_for(ONE))
+    with pytest.raises(WrongShard, match=f"belongs on '{shard_for(ONE)}'"):
+        Order(buyer_id=ONE).save(using=wrong)
+    with pytest.raises(WrongShard):
+        Order.objects.using(wrong).create(buyer_id=ONE)
+
+
+def test_the_key_of_a_row_made_in_bulk_cannot_be_changed_either() -> None:
+    (made,) = Order.objects.bulk_create([Order(buyer_id=ONE)])
+    made.buyer_id = OTHER
+    with pytest.raises(ShardKeyChanged, match="is the shard key and was changed"):
+        made.save()
+    assert Order.objects.filter(buyer=OTHER).count() == 2
