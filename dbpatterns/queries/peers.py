@@ -232,7 +232,7 @@ def _set_query(
 
 def _keys_at_once(database: str | None) -> int:
     limit = connections[database or DEFAULT_DB_ALIAS].features.max_query_params
-    return min((limit + 1) // 2, MAX_ROWS) if limit else MAX_ROWS
+    return min(limit, MAX_ROWS) if limit else MAX_ROWS
 
 
 def _chunks(rows: Sequence[T], size: int) -> Iterable[list[T]]:

@@ -569,7 +569,7 @@ def test_more_parents_than_a_statement_may_name(db: None) -> None:
         with pytest.raises(OperationalError, match="too large"):
             list(Gadget.objects.prefetch_related("maker"))  # the harm, above some 1,000
     # 5,000 rows a turn; Django 5.2 gives a statement on SQLite 999 values.
-    chunks = 12 if connection.features.max_query_params == 999 else 2
+    chunks = 8 if connection.features.max_query_params == 999 else 2
     with autofixing(), queries(exactly=1 + chunks):
         assert all(row.maker and row.maker.name == row.name for row in Gadget.objects.all())
     with autofixing(), queries(exactly=1 + 12):
