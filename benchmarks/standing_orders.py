@@ -128,8 +128,9 @@ def _raw_order(cursor: Any, order: object, day: datetime.date, lock: str) -> Non
     )
     before = {row[0]: row[1:] for row in cursor.fetchall()}
     execution = (
-        "INSERT INTO banking_standingorderexecution (order_id, due_on, status, reason, transfer_id)"
-        " VALUES (%s, %s, %s, %s, %s)"
+        "INSERT INTO banking_standingorderexecution"
+        " (id, order_id, due_on, status, reason, transfer_id)"
+        " VALUES (dbpatterns_make_id(0), %s, %s, %s, %s, %s)"
     )
     if before[ledger[account]][0] < amount:
         cursor.execute(execution, [order, day, "refused", "Too poor.", None])

@@ -129,6 +129,7 @@ def _write_own_accounts(alias: str, data: BankData) -> Account:
                 number=clearing_number(bank, alias),
                 defaults={"kind": Account.Kind.CLEARING, "bank_code": bank},
             )
+        opening: Account
         opening, _ = Account.objects.using(alias).get_or_create(
             number=f"opening-{alias}", defaults={"kind": Account.Kind.OPENING}
         )

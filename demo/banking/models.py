@@ -2,7 +2,8 @@
 
 Everything here is sharded by customer: a customer's accounts, transfers and orders live
 together, beside the clearing accounts of the other banks on that shard and the ledger that books
-them, so each booking is one local transaction. Money is whole minor units (cents); never a float.
+them, so each booking is one local transaction. The bank's own accounts have no customer: they
+belong to a shard, and are asked for by `using`. Money is whole minor units (cents); never a float.
 """
 
 from typing import Any, ClassVar
@@ -14,7 +15,8 @@ from django.db.models import F, Q
 from dbpatterns.eventstore.models import ProjectedModel
 from dbpatterns.ledger.models import Account as LedgerAccount
 from dbpatterns.ledger.models import Transfer as LedgerTransfer
-from demo.banking.accounts import AccountQuerySet, closed_at, ledger_account
+from dbpatterns.sharding import ShardedIdField, ShardedModel, ShardedUUIDField
+from demo.banking.accounts import AccountManager, AccountQuerySet, closed_at, ledger_account
 
 __all__ = [
     "Account",
@@ -27,8 +29,10 @@ __all__ = [
 ]
 
 
-class Customer(models.Model):
+class Customer(ShardedModel):
     """Someone with accounts; the customer number is the shard key."""
+
+    shard_key = "id"
 
     id = models.BigIntegerField("customer number", primary_key=True)
     name = models.CharField(max_length=200)
@@ -43,7 +47,7 @@ class Customer(models.Model):
         return self.name
 
 
-class Account(models.Model):
+class Account(ShardedModel):
     """Whose money it is; how much it is, the ledger's account says, which is made with this one.
 
     A customer's account is never overdrawn. A clearing account stands for another bank, one
@@ -63,7 +67,10 @@ class Account(models.Model):
         OPEN = "open"
         CLOSED = "closed"
 
+    shard_key = "customer"
+
     id = models.UUIDField(primary_key=True, default=uuid6.uuid7, editable=False)
+    """Carries no slot: the bank's own accounts have no key that it could be of."""
     number = models.CharField(max_length=40, unique=True)
     kind = models.CharField(max_length=8, choices=Kind, default=Kind.CUSTOMER)
     customer = models.ForeignKey(
@@ -78,7 +85,7 @@ class Account(models.Model):
     status = models.CharField(max_length=6, choices=Status, default=Status.OPEN)
     opened_on = models.DateField(null=True, blank=True)
 
-    objects: ClassVar[AccountQuerySet] = AccountQuerySet.as_manager()  # type: ignore[assignment]
+    objects: ClassVar[AccountQuerySet] = AccountManager()
 
     class Meta:
         ordering = ["number"]
@@ -123,7 +130,7 @@ class Account(models.Model):
         return self.ledger.balance
 
 
-class Transfer(models.Model):
+class Transfer(ShardedModel):
     """An order to move `amount` from the payer to the payee, written with its booking."""
 
     class Kind(models.TextChoices):
@@ -133,7 +140,9 @@ class Transfer(models.Model):
         STANDING_ORDER = "standing_order"
         OPENING = "opening"
 
-    id = models.UUIDField(primary_key=True, default=uuid6.uuid7, editable=False)
+    shard_key = "customer"
+
+    id = ShardedUUIDField()
     customer = models.ForeignKey(Customer, models.PROTECT, related_name="transfers")
     """Whose key `idempotency_key` is: the payer's owner, or the payee's for an opening."""
     idempotency_key = models.CharField(max_length=100)
@@ -166,10 +175,14 @@ class Transfer(models.Model):
         return f"{self.payer_id} → {self.payee_id}: {self.amount} {self.currency}"
 
 
-class Entry(models.Model):
+class Entry(ShardedModel):
     """The ledger's entries in the bank's words: a view, to be read only."""
 
+    shard_key = "customer"
+
     id = models.BigIntegerField(primary_key=True)
+    """The ledger's, which each shard counts for itself."""
+    customer = models.ForeignKey(Customer, models.DO_NOTHING, related_name="entries", null=True)
     transfer = models.ForeignKey(Transfer, models.DO_NOTHING, related_name="entries", null=True)
     account = models.ForeignKey(Account, models.DO_NOTHING, related_name="entries")
     amount = models.BigIntegerField()
@@ -219,10 +232,12 @@ class StatementLine(ProjectedModel):
         return f"{self.amount:+} on {self.account}"
 
 
-class StandingOrder(models.Model):
+class StandingOrder(ShardedModel):
     """A customer's wish to pay the same amount to the same account again and again."""
 
-    id = models.UUIDField(primary_key=True, default=uuid6.uuid7, editable=False)
+    shard_key = "customer"
+
+    id = ShardedUUIDField()
     order_number = models.BigIntegerField(null=True, blank=True, unique=True)
     """The number in the file it was imported from."""
     customer = models.ForeignKey(Customer, models.PROTECT, related_name="standing_orders")
@@ -247,8 +262,10 @@ class StandingOrder(models.Model):
         return f"{self.amount} to {self.payee_account}/{self.bank_code}"
 
 
-class StandingOrderExecution(models.Model):
+class StandingOrderExecution(ShardedModel):
     """What became of one order on one date; the row that makes a second run do nothing."""
+
+    shard_key = "order"
 
     class Status(models.TextChoices):
         """Paid in full, or not at all."""
@@ -256,6 +273,7 @@ class StandingOrderExecution(models.Model):
         PAID = "paid"
         REFUSED = "refused"
 
+    id = ShardedIdField()
     order = models.ForeignKey(StandingOrder, models.PROTECT, related_name="executions")
     due_on = models.DateField()
     status = models.CharField(max_length=7, choices=Status)

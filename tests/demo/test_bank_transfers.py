@@ -4,7 +4,7 @@ import threading
 
 import pytest
 from django.db import DatabaseError, IntegrityError, connections, transaction
-from django.db.models import F
+from django.db.models import F, QuerySet
 from pytest_django import DjangoAssertNumQueries
 
 from dbpatterns.idempotency.models import IdempotencyKey
@@ -21,6 +21,7 @@ from demo.banking.transfers import (
     find_account,
     transfer,
 )
+from tests.demo.api_support import customer_number_on
 from tests.demo.bank_support import DEADLINE_SECONDS, Crash, at_once, crash_at_statement
 
 pytestmark = pytest.mark.django_db(databases="__all__")
@@ -28,14 +29,11 @@ committed = pytest.mark.django_db(databases="__all__", transaction=True)
 
 
 def make_account(number: str, balance: int = 0, *, shard: int = 0, **fields: object) -> Account:
-    """Make a customer with one account; the balance comes from the opening account."""
-    alias = shards()[shard]
-    customer, _ = Customer.objects.using(alias).get_or_create(
-        pk=fields.pop("customer_id", int(number)), defaults={"name": f"Customer {number}"}
-    )
-    return Account.objects.using(alias).create(
-        number=number, customer=customer, balance=balance, **fields
-    )
+    """Make an account, and its owner of the same number; the opening account gives the balance."""
+    key = customer_number_on(shards()[shard], nth=int(str(fields.pop("owner", number))))
+    customer, _ = Customer.objects.get_or_create(pk=key, defaults={"name": f"Customer {number}"})
+    made: Account = customer.accounts.create(number=number, balance=balance, **fields)
+    return made
 
 
 def balance_of(account: Account) -> int:
@@ -151,7 +149,7 @@ def test_accounts_are_locked_in_the_order_of_their_ids(payer_is_older: bool) -> 
 @committed
 def test_one_key_at_once_moves_money_once_also_from_two_accounts() -> None:
     payer, payee = make_account("1", 100), make_account("2")
-    second = make_account("3", 100, customer_id=1)
+    second = make_account("3", 100, owner=1)
     results = at_once(
         lambda: transfer(payer, payee, amount=10, idempotency_key="k"),
         lambda: transfer(payer, payee, amount=10, idempotency_key="k"),
@@ -168,7 +166,7 @@ def test_one_key_at_once_moves_money_once_also_from_two_accounts() -> None:
 def test_one_key_at_once_between_other_accounts_meets_at_the_unique_index() -> None:
     """No row is locked by both, so the second learns of the first from the key alone."""
     payer, payee = make_account("1", 100), make_account("2")
-    second, other = make_account("3", 100, customer_id=1), make_account("4")
+    second, other = make_account("3", 100, owner=1), make_account("4")
     refused: list[object] = []
     paying = threading.Thread(
         target=lambda: refused.extend(
@@ -338,7 +336,7 @@ def test_an_account_is_found_on_whatever_shard_it_is() -> None:
     [
         lambda a: LedgerAccount.objects.using(a).filter(name="1").update(balance=-1),
         lambda a: LedgerAccount.objects.using(a).filter(name="1").update(balance=101),
-        lambda a: Account.objects.using(a).filter(number="1").update(customer=None),
+        lambda a: QuerySet(Account, using=a).filter(number="1").update(customer=None),
         lambda a: Account.objects.using(a).filter(number="1").update(status="frozen"),
         lambda a: Account.objects.using(a).filter(number="1").update(bank_code="YZ"),
         lambda a: Account.objects.using(a).create(number="1", kind="clearing", bank_code="AB"),
@@ -349,7 +347,7 @@ def test_an_account_is_found_on_whatever_shard_it_is() -> None:
         lambda a: Transfer.objects.using(a).update(amount=0),
         lambda a: Transfer.objects.using(a).update(amount=-5),
         lambda a: Transfer.objects.using(a).update(payer=F("payee")),
-        lambda a: Customer.objects.using(a).create(pk=-1, name="Minus"),
+        lambda a: QuerySet(Customer, using=a).bulk_create([Customer(pk=-1, name="Minus")]),
     ],
     ids=[
         "overdrawn",

@@ -23,6 +23,7 @@ from dbpatterns.queries import AutofixQuerySet, autofixing, batched, guard
 from dbpatterns.queries._compat import HAS_FETCH_MODES, stamp
 from dbpatterns.queries.peers import Peers
 from demo.banking.models import Account, Customer
+from tests.demo.api_support import customer_number_on
 from tests.queries.conftest import SIZE
 from tests.testapp.models import (
     Badge,
@@ -589,8 +590,9 @@ def test_async_code_is_batched_as_well(shop: None) -> None:
 @pytest.mark.django_db(databases="__all__")
 def test_rows_stay_with_their_database() -> None:
     for number in range(1, 4):
-        customer = Customer.objects.using("shard_1").create(pk=number, name=f"customer {number}")
-        Account.objects.using("shard_1").create(number=f"{number}", customer=customer)
+        key = customer_number_on("shard_1", nth=number)
+        customer = Customer.objects.create(pk=key, name=f"customer {number}")
+        customer.accounts.create(number=f"{number}")
     with autofixing(), queries(exactly=0), CaptureQueriesContext(connections["shard_1"]) as sent:
         accounts = Account.objects.using("shard_1").defer("currency")
         expected = [([f"{number}"], "CZK") for number in range(1, 4)]

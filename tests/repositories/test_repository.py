@@ -29,6 +29,7 @@ from dbpatterns.repositories.errors import (
 )
 from dbpatterns.repositories.reading import ReadRepository
 from demo.banking.models import Customer
+from tests.demo.api_support import customer_number_on
 from tests.testapp.models import Article, Contract, Imprint, Remark, Topic, Writer
 
 T = TypeVar("T")
@@ -226,13 +227,14 @@ def test_nothing_is_found_in_another_database(db: None) -> None:
 @pytest.mark.django_db(databases="__all__")
 def test_a_repository_keeps_to_its_database() -> None:
     here, there = (Repository.for_model(Customer, using=alias) for alias in ("shard_0", "shard_1"))
-    eva = here.save(Customer(pk=1, name="Eva"))
-    here.save_many([Customer(pk=2, name="Jan")])
+    first, second = (customer_number_on("shard_0", nth=nth) for nth in range(2))
+    eva = here.save(Customer(pk=first, name="Eva"))
+    here.save_many([Customer(pk=second, name="Jan")])
     assert (eva._state.db, here.count(), there.count()) == ("shard_0", 2, 0)
-    assert there.delete(2) == 0
-    assert here.delete(2) == 1
+    assert there.delete(second) == 0
+    assert here.delete(second) == 1
     assert here.delete_by(name="Eva") == 1
-    with pytest.raises(UsageError, match="does not say where"):
+    with pytest.raises(UsageError, match="this query does not name one"):
         Repository.for_model(Customer).find_all()
 
 
