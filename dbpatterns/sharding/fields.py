@@ -47,7 +47,9 @@ def slot_of_row(instance: models.Model) -> int:
     if getattr(model, "shard_key", None) is None:
         raise ConfigurationError(
             f"{model._meta.label} names no shard key, whose slot its ids are to carry: derive it"
-            ' from ShardedModel and add `shard_key = "…"`, the name of one of its fields.'
+            ' from ShardedModel and add `shard_key = "…"`, the name of one of its fields. In a'
+            " migration, whose models know of none, give the id: `make_uuid(slot_of(key))` or"
+            " `make_id(slot_of(key))`."
         )
     field: Any = key_field(model)
     value = getattr(instance, field.attname)
@@ -107,6 +109,8 @@ class CarriesSlot(ReturnedByInsert, _Field):
         value = super().pre_save(model_instance, add)
         if not add or hasattr(value, "resolve_expression"):
             return value
+        if value is not None and getattr(type(model_instance), "shard_key", None) is None:
+            return value  # a migration's model, which knows of no key
         slot = slot_of_row(model_instance)
         if value is None:
             return self.make_value(slot)

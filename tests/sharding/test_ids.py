@@ -23,6 +23,7 @@ from django.db import (
     models,
     transaction,
 )
+from django.db.migrations.state import ProjectState
 from django.db.migrations.writer import MigrationWriter
 from django.db.models import BigIntegerField, F, Value
 from django.forms import modelform_factory
@@ -855,6 +856,27 @@ def test_a_migration_writes_the_field_as_it_is(field: Any) -> None:
 
 
 # Installing
+
+
+@pytest.mark.django_db(databases="__all__")
+def test_a_data_migration_makes_rows_with_ids_of_their_key_s_slot() -> None:
+    """Its models are made anew from the migrations, which keep no `shard_key`."""
+    then = ProjectState.from_apps(apps).apps
+    home, slot = shard_for(4711), slot_of(4711)
+    couriers = then.get_model("parcels", "Courier").objects.using(home)
+    consignments = then.get_model("parcels", "Consignment").objects.using(home)
+    couriers.create(id=4711)
+    refused = pytest.raises(ConfigurationError, match=r"In a migration, .* give the id")
+    with refused, transaction.atomic(using=home):
+        consignments.create(courier_id=4711)
+    with pytest.raises(UsageError, match="carries no slot"), transaction.atomic(using=home):
+        consignments.create(id=uuid4(), courier_id=4711)
+    made = consignments.create(id=make_uuid(slot), courier_id=4711)
+    assert Consignment.objects.get(pk=made.pk).courier_id == 4711
+    parcels = then.get_model("parcels", "Parcel").objects.using(home)
+    parcel = parcels.create(id=id_clock.make_id(slot), customer_id=4711)
+    parcel.refresh_from_db()
+    assert Parcel.objects.get(pk=parcel.pk).customer_id == 4711
 
 
 @pytest.mark.django_db(databases="__all__")
