@@ -1,6 +1,7 @@
 """Where the bank's rows come from: a repository for each table, and those of one shard together.
 
-A repository keeps to one shard, `Shard("shard_0").accounts`; a service asks for all, `Shards`.
+A customer's rows are found wherever they are, `AccountRepository().find_by(customer_id=7)`. Who
+works on one shard as a whole takes that one's, `Shard("shard_0").accounts`; who asks all, `Shards`.
 """
 
 import datetime
@@ -14,7 +15,7 @@ from django.db import connections
 from django.db.models import Exists, F, OuterRef, Q, Subquery
 
 from dbpatterns.repositories import Repository, Spec
-from dbpatterns.sharding import shard_for, shards
+from dbpatterns.sharding import shards
 from demo.banking.models import (
     Account,
     Customer,
@@ -185,7 +186,7 @@ class StandingOrderRepository(Repository[StandingOrder, UUID]):
 
         Two queries.
         """
-        executions = StandingOrderExecution.objects.using(self._queryset().db)
+        executions = StandingOrderExecution.objects
         last = executions.filter(order=OuterRef("pk")).order_by("-due_on").values("pk")[:1]
         orders = list(
             self._queryset()
@@ -228,7 +229,3 @@ class Shards:
 
     def __iter__(self) -> Iterator[Shard]:
         return (Shard(alias) for alias in shards())
-
-    def of(self, customer_id: int) -> Shard:
-        """Return the shard that has all of this customer's rows."""
-        return Shard(shard_for(customer_id))

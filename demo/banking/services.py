@@ -6,7 +6,7 @@ from django.db.models import Q
 
 from demo.banking.models import Account, StandingOrder, Transfer
 from demo.banking.reach import Reach
-from demo.banking.repositories import Shard, Shards, of_customers
+from demo.banking.repositories import Shard, Shards, StandingOrderRepository, of_customers
 from demo.banking.transfers import Refusal, TransferRefused, transfer
 
 __all__ = ["PaymentService", "UnknownBank"]
@@ -19,8 +19,8 @@ class UnknownBank(LookupError):
 class PaymentService:
     """Takes orders to pay; whose accounts may pay is the reach's business."""
 
-    def __init__(self, shards: Shards) -> None:
-        self._shards = shards
+    def __init__(self, shards: Shards, orders: StandingOrderRepository) -> None:
+        self._shards, self._orders = shards, orders
 
     def payer(self, number: str, *, reach: Reach) -> Account:
         """Return the customer account to take money from; one query a shard until found.
@@ -66,10 +66,10 @@ class PaymentService:
         if payer.status != Account.Status.OPEN:
             raise TransferRefused(Refusal.CLOSED_ACCOUNT, f"Account {payer.number} is closed.")
         assert payer.customer_id is not None, "a payer is a customer's account"
-        shard = Shard(str(payer._state.db))
-        if shard.accounts.clearing(bank_code, payer.currency) is None:
+        here = Shard(str(payer._state.db))
+        if here.accounts.clearing(bank_code, payer.currency) is None:
             raise UnknownBank(f"We pay no bank {bank_code}.")
-        return shard.orders.save(
+        return self._orders.save(
             StandingOrder(
                 customer_id=payer.customer_id, account=payer, bank_code=bank_code, **values
             )
@@ -82,7 +82,7 @@ class PaymentService:
         """
         for name, value in values.items():
             setattr(order, name, value)
-        return Shard(str(order._state.db)).orders.save(order, update_fields=list(values))
+        return self._orders.save(order, update_fields=list(values))
 
     def _payee(self, number: str, *, near: str | None, reach: Reach) -> Account:
         """Return the account to give money to, anybody's; staff may name a clearing account.

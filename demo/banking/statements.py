@@ -1,10 +1,14 @@
-"""What a customer sees of their money; every query goes to the customer's own shard."""
+"""What a customer sees of their money; every query goes to the customer's own shard.
+
+The bank's tables know it by the customer; events and lines, which have no key, are told.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from dbpatterns.eventstore.streams import read_many
+from dbpatterns.sharding import shard_for
 from demo.banking.events import BALANCE_SET, number_of, stream_of
 from demo.banking.models import (
     Account,
@@ -15,7 +19,12 @@ from demo.banking.models import (
     Transfer,
 )
 from demo.banking.projections import feed, lines
-from demo.banking.repositories import Shard, Shards
+from demo.banking.repositories import (
+    AccountRepository,
+    CustomerRepository,
+    Shard,
+    StandingOrderRepository,
+)
 
 __all__ = ["Line", "OrderLine", "Statement", "StatementService"]
 
@@ -63,8 +72,13 @@ class Statement:
 class StatementService:
     """Reads customers' statements."""
 
-    def __init__(self, shards: Shards) -> None:
-        self._shards = shards
+    def __init__(
+        self,
+        accounts: AccountRepository,
+        customers: CustomerRepository,
+        orders: StandingOrderRepository,
+    ) -> None:
+        self._accounts, self._customers, self._orders = accounts, customers, orders
 
     def read(self, customer_id: int) -> Statement:
         """Read accounts, the latest lines on them, and standing orders; five queries.
@@ -72,18 +86,18 @@ class StatementService:
         One more, and those of `feed` for a page, when a line is not on the statement yet; two more
         when a transaction that is open somewhere hides it from the projection.
         """
-        shard = self._shards.of(customer_id)
-        accounts = shard.accounts.find_by(customer_id=customer_id, load=["ledger"])
+        shard = Shard(shard_for(customer_id))
+        accounts = self._accounts.find_by(customer_id=customer_id, load=["ledger"])
         by_number = {each.number: each for each in accounts}
         found = _lines(shard, accounts)
         found.sort(key=lambda line: line.position, reverse=True)
         return Statement(
             shard=shard.alias,
-            customer=shard.customers.find_by_id(customer_id),
+            customer=self._customers.find_by_id(customer_id),
             accounts=accounts,
             lines=[_line(each, by_number[each.account]) for each in found[:LINES]],
             is_whole=_is_whole(accounts, found),
-            orders=[OrderLine(*each) for each in shard.orders.with_last_execution(customer_id)],
+            orders=[OrderLine(*each) for each in self._orders.with_last_execution(customer_id)],
         )
 
 
