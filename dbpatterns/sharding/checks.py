@@ -6,7 +6,7 @@ from typing import Any
 from django.apps import AppConfig, apps
 from django.conf import settings
 from django.core import checks
-from django.db.models import AutoField, BigAutoField, Model, SmallAutoField
+from django.db.models import AutoField, BigAutoField, ForeignKey, Model, SmallAutoField
 from django.utils.module_loading import import_string
 
 from dbpatterns.errors import ConfigurationError
@@ -148,6 +148,16 @@ def problems_of(model: type[Model]) -> Iterator[checks.CheckMessage]:
             obj=model,
             id="dbpatterns_sharding.E010",
         )
+    parent = _parent_without_slot(field, group)
+    if parent is not None:
+        yield checks.Error(
+            f"{label}.{field.name} is the shard key and refers to {parent._meta.label}, which is "
+            "not placed by what it refers to: the two rows would lie on two shards.",
+            hint=f"Give this model the key of that one, {parent.shard_key!r}, or that one an id "
+            "that carries its slot.",
+            obj=model,
+            id="dbpatterns_sharding.E010",
+        )
     for each in (model, *_through_models(model)):
         if isinstance(each._meta.pk, AutoField | BigAutoField | SmallAutoField):
             yield checks.Error(
@@ -198,6 +208,17 @@ def _keyless_problems(model: type[Model]) -> Iterator[checks.CheckMessage]:
             obj=model,
             id="dbpatterns_sharding.E015",
         )
+
+
+def _parent_without_slot(field: Any, group: str) -> Any:
+    """Return the sharded model that a key leads to, if its column there does not place its row."""
+    while isinstance(field, ForeignKey):
+        field = field.target_field
+    target = field.model
+    if not is_sharded(target) or target.shard_key in (field.name, field.attname):
+        return None
+    is_elsewhere = ShardingSettings.load().group_of(target._meta.app_label) != group
+    return None if is_elsewhere or isinstance(field, CarriesSlot) else target
 
 
 def _through_models(model: type[Model]) -> Iterator[type[Model]]:

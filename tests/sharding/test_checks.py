@@ -1,5 +1,6 @@
 """The sharding app's checks refuse what would put rows into the wrong place."""
 
+import uuid
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from django.test.utils import isolate_apps
 
 from dbpatterns.sharding import ShardedModel, shards
 from dbpatterns.sharding.checks import check_models, check_sharding, problems_of
+from dbpatterns.sharding.keys import home_of
 
 # Django 6.1 asks each SQLite database whether it knows JSON.
 pytestmark = pytest.mark.django_db(databases="__all__")
@@ -35,29 +37,29 @@ def found() -> list[str | None]:
             ["dbpatterns_sharding.E003"],
         ),
         (
-            {"SHARDS": ["shard_0"], "GROUPS": {"shop": {"APPS": ["banking"]}}},
+            {"SHARDS": ["shard_0"], "GROUPS": {"shop": {"APPS": ["shop"]}}},
             [],
             ["dbpatterns_sharding.E004"],
         ),
         ({"SHARDS": 5}, [ROUTER], ["dbpatterns.E001"]),
-        ({"SHARDS": ["shard_0"], "GROUPS": {"shop": {"APPS": ["banking"]}}}, [ROUTER], []),
+        ({"SHARDS": ["shard_0"], "GROUPS": {"shop": {"APPS": ["shop"]}}}, [ROUTER], []),
         (
             {
                 "SHARDS": ["shard_0"],
-                "GROUPS": {"a": {"APPS": ["banking"]}, "b": {"APPS": ["banking"]}},
+                "GROUPS": {"a": {"APPS": ["shop"]}, "b": {"APPS": ["shop"]}},
             },
             [ROUTER],
             ["dbpatterns_sharding.E005"],
         ),
         (
-            {"SHARDS": ["shard_0"], "GROUPS": {"a": {"APPS": ["banking"], "STRATEGY": "ordered"}}},
+            {"SHARDS": ["shard_0"], "GROUPS": {"a": {"APPS": ["shop"], "STRATEGY": "ordered"}}},
             [ROUTER],
             ["dbpatterns_sharding.E006"],
         ),
         (
             {
                 "SHARDS": ["shard_0"],
-                "GROUPS": {"a": {"APPS": ["banking"]}},
+                "GROUPS": {"a": {"APPS": ["shop"]}},
                 "CONTROL": "nowhere",
             },
             [ROUTER],
@@ -90,6 +92,8 @@ def test_a_request_s_transaction_on_every_shard_is_refused(
 
 @isolate_apps("tests.shop", "tests.testapp")
 def test_a_sharded_model_whose_rows_would_go_astray_is_told() -> None:
+    from tests.shop.models import Order
+
     class Elsewhere(models.Model):  # noqa: DJ008 - nobody reads it
         class Meta:
             app_label = "testapp"
@@ -141,8 +145,38 @@ def test_a_sharded_model_whose_rows_would_go_astray_is_told() -> None:
         class Meta:
             app_label = "shop"
 
+    class Below(ShardedModel):
+        shard_key = "order"
+        id = models.UUIDField(primary_key=True)
+        order = models.ForeignKey(Order, models.CASCADE)
+
+        class Meta:
+            app_label = "shop"
+
+    class Owned(ShardedModel):
+        shard_key = "owner"
+        id = models.UUIDField(primary_key=True)
+        owner = models.IntegerField()
+
+        class Meta:
+            app_label = "testapp"
+
+    class OfAnotherGroup(ShardedModel):
+        shard_key = "owned"
+        id = models.UUIDField(primary_key=True)
+        owned = models.ForeignKey(Owned, models.CASCADE, db_constraint=False)
+
+        class Meta:
+            app_label = "shop"
+
+    orders = [Order(id=uuid.UUID(int=number), buyer_id=7) for number in range(9)]
+    astray = [each for each in orders if home_of(Below(order=each)) != home_of(each)]
+    assert astray, "the harm: a row would not lie with the order that it is part of"
+
     expected = {
         Astray: ["E009"],
+        Below: ["E010"],
+        OfAnotherGroup: [],
         Keyless: ["E010"],
         Wrong: ["E010"],
         Counted: ["E011", "E011"],
