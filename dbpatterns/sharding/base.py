@@ -4,9 +4,8 @@ from typing import Any, ClassVar, Self
 
 from django.db import models
 
-from dbpatterns.sharding.errors import ShardKeyChanged
-from dbpatterns.sharding.keys import key_field, key_of
-from dbpatterns.sharding.querysets import ShardedManager, place
+from dbpatterns.sharding.keys import key_of
+from dbpatterns.sharding.querysets import ShardedManager, place, refuse_other_key
 
 __all__ = ["ShardedModel"]
 
@@ -32,16 +31,17 @@ class ShardedModel(models.Model):
     def save(self, *, using: str | None = None, **options: Any) -> None:
         """Save to the shard of its key; the statements of Django's.
 
+        One more, which reads the key, for a row that was read without it.
         Raises: ShardKeyChanged: it was read under another key. WrongShard: `using` is not the
             key's. ShardKeyRequired: there is none.
         """
-        self._refuse_other_key()
+        refuse_other_key(self)
         super().save(using=place(self, using), **options)
         self._state.shard_key = key_of(self)  # type: ignore[attr-defined]
 
     def delete(self, using: str | None = None, keep_parents: bool = False) -> Any:
         """Delete from the shard of its key, with what hangs on it there."""
-        self._refuse_other_key()
+        refuse_other_key(self)
         return super().delete(using=place(self, using), keep_parents=keep_parents)
 
     @classmethod
@@ -50,10 +50,3 @@ class ShardedModel(models.Model):
         made = super().from_db(db, field_names, values, **options)
         made._state.shard_key = key_of(made)  # type: ignore[attr-defined]
         return made
-
-    def _refuse_other_key(self) -> None:
-        before = getattr(self._state, "shard_key", None)
-        after = key_of(self)
-        if before is not None and not self._state.adding and after != before:
-            name = key_field(type(self)).name
-            raise ShardKeyChanged(self._meta.label, name, before=before, after=after)

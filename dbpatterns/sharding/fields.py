@@ -21,7 +21,7 @@ from dbpatterns.sharding._compat import ReturnedByInsert
 from dbpatterns.sharding.hashing import SLOTS, slot_of
 from dbpatterns.sharding.id_clock import MakeId, make_id
 from dbpatterns.sharding.ids import make_uuid, slot_of_id, slot_of_uuid
-from dbpatterns.sharding.keys import group_of, key_field
+from dbpatterns.sharding.keys import end_field, group_of, key_field
 from dbpatterns.sharding.shard_map import shard_map
 
 __all__ = ["CarriesSlot", "ShardedIdField", "ShardedUUIDField", "home_by_lot", "slot_of_row"]
@@ -60,9 +60,7 @@ def slot_of_row(instance: models.Model) -> int:
             f"{model._meta.label}.{field.attname} is {value!r}: a row's id carries the slot of its"
             f" shard key, so give it a value before you save the row."
         )
-    target = field
-    while isinstance(target, models.ForeignKey):
-        target = target.target_field
+    target = end_field(field)
     if isinstance(target, CarriesSlot):
         return target.checked_slot(value)
     return slot_of(field.get_prep_value(value))

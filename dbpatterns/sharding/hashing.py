@@ -5,12 +5,13 @@ slot can stand in a WHERE, a CHECK or a publication's row filter, and rows lie w
 partitions, or a proxy that takes its hash, would put them.
 """
 
+from enum import Enum
 from functools import lru_cache
 from uuid import UUID
 
 from dbpatterns.errors import UsageError
 
-__all__ = ["SLOTS", "Key", "slot_of"]
+__all__ = ["SLOTS", "Key", "plain", "slot_of"]
 
 Key = int | str | UUID
 """What a row may be placed by."""
@@ -21,6 +22,14 @@ SLOTS = 16_384
 _SEED = 8816678312871386365  # HASH_PARTITION_SEED of PostgreSQL
 _COMBINE = 0x49A0F4DD15E5A8E3  # the constant of hash_combine64, which starts from zero
 _UINT32 = 0xFFFFFFFF
+
+
+def plain(key: Key) -> Key:
+    """Return a key as its column has it: of a member of `Choices` the value."""
+    if isinstance(key, Enum):
+        value: Key = key.value
+        return value
+    return key
 
 
 @lru_cache(maxsize=65_536, typed=True)  # typed: True and 1.0 equal 1
@@ -35,6 +44,7 @@ def slot_of(key: Key) -> int:
     Source: PostgreSQL, `hash_bytes_extended` (hashfn.c) after Bob Jenkins' lookup3,
     `hashint8extended` (hashfunc.c); `hash_combine64` from zero (hashfn.h).
     """
+    key = plain(key)
     if type(key) is int and -(2**63) <= key < 2**63:
         low, high = key & _UINT32, (key >> 32) & _UINT32
         data = (low ^ (high if key >= 0 else ~high & _UINT32)).to_bytes(4, "little")

@@ -31,6 +31,7 @@ from dbpatterns.sharding.shard_map import ShardMap, shard_map
 
 __all__ = [
     "Telling",
+    "end_field",
     "group_of",
     "home_of",
     "is_held",
@@ -82,11 +83,17 @@ def key_field(model: type[Model]) -> "Field[Any, Any]":
     return field  # type: ignore[no-any-return]
 
 
-def is_key(field: "Field[Any, Any]") -> bool:
-    """Tell whether a field's values can be a shard key: integers, texts, UUIDs; no query."""
+def end_field(field: Any) -> Any:
+    """Return the field that a chain of foreign keys ends at: its own values; no query."""
     while isinstance(field, ForeignKey):
         field = field.target_field
-    return isinstance(field, IntegerField | AutoField | CharField | TextField | UUIDField)
+    return field
+
+
+def is_key(field: "Field[Any, Any]") -> bool:
+    """Tell whether a field's values can be a shard key: integers, texts, UUIDs; no query."""
+    end = end_field(field)
+    return isinstance(end, IntegerField | AutoField | CharField | TextField | UUIDField)
 
 
 def is_held(field: Any) -> bool:
@@ -174,9 +181,7 @@ def _own_columns(model: type[Model]) -> Mapping[str, Telling]:
 
 def _slot_reader(field: "Field[Any, Any]") -> Any:
     """Return the function that reads the slot out of a field's value; None if it has none."""
-    while isinstance(field, ForeignKey):
-        field = field.target_field
-    return getattr(field, "slot_of_value", None)
+    return getattr(end_field(field), "slot_of_value", None)
 
 
 def _by_key(group_map: ShardMap, value: Any) -> frozenset[str]:

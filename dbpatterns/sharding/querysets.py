@@ -15,6 +15,7 @@ from dbpatterns.errors import UsageError
 from dbpatterns.sharding.context import current_shard, enter
 from dbpatterns.sharding.errors import (
     CrossShardError,
+    ShardKeyChanged,
     ShardKeyRequired,
     WrongShard,
 )
@@ -23,7 +24,7 @@ from dbpatterns.sharding.keys import home_of, key_field, key_of
 from dbpatterns.sharding.routing import refuse_foreign, shards_of
 from dbpatterns.sharding.shard_map import shards
 
-__all__ = ["ShardedManager", "ShardedQuerySet", "place"]
+__all__ = ["ShardedManager", "ShardedQuerySet", "place", "refuse_other_key"]
 
 
 def place(
@@ -35,6 +36,7 @@ def place(
     key and has none gets one `by_lot`.
 
     Raises: WrongShard: `using` is another. ShardKeyRequired: nothing says where.
+        CrossShardError: one of its values is an inner query on another shard.
     """
     home = home_of(instance)
     if home is None and by_lot:
@@ -47,7 +49,36 @@ def place(
             raise ShardKeyRequired(model, key, why="this row has none")
     elif using is not None and using != home:
         raise WrongShard(model, key_of(instance), shard=using, home=home)
+    if using is None:
+        _refuse_foreign_values(instance, home)
     return enter(model, home)
+
+
+def refuse_other_key(instance: models.Model) -> None:
+    """Refuse to write a row that was read under another key.
+
+    A query when it was read without its key and has one now.
+    Raises: ShardKeyChanged.
+    """
+    after = key_of(instance)
+    if instance._state.adding or after is None:
+        return
+    field = key_field(type(instance))
+    before = getattr(instance._state, "shard_key", None)
+    if before is None and instance._state.db is not None:
+        rows = type(instance)._base_manager.using(instance._state.db).filter(pk=instance.pk)
+        before = rows.values_list(field.attname, flat=True).first()
+    if before is not None and after != before:
+        raise ShardKeyChanged(instance._meta.label, field.name, before=before, after=after)
+
+
+def _refuse_foreign_values(instance: models.Model, alias: str) -> None:
+    columns = (each.attname for each in instance._meta.concrete_fields)
+    given = {f"new_{name}": instance.__dict__.get(name) for name in columns}
+    asking = {name: value for name, value in given.items() if _asks(value)}
+    if asking:
+        rows = type(instance)._base_manager.using(alias).annotate(**asking)
+        refuse_foreign(rows.query, alias, is_pinned=False)
 
 
 class ShardedQuerySet(models.QuerySet[Any]):
@@ -152,11 +183,13 @@ class ShardedQuerySet(models.QuerySet[Any]):
         self, objs: Iterable[Any], fields: Iterable[str], *args: Any, **options: Any
     ) -> int:
         """Change rows, each on its key's shard; all or none as `bulk_create`."""
-        names = list(fields)
+        names, rows = list(fields), list(objs)
         self._refuse_key(names)
+        for row in rows:
+            refuse_other_key(row)
         return sum(
             super(ShardedQuerySet, self.using(alias)).bulk_update(each, names, *args, **options)
-            for alias, each in self._split(list(objs))
+            for alias, each in self._split(rows)
         )
 
     def update(self, **values: Any) -> int:

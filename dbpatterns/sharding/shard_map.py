@@ -17,7 +17,7 @@ from django.db import DatabaseError
 from dbpatterns.errors import ConfigurationError
 from dbpatterns.sharding.conf import GroupSettings, ShardingSettings
 from dbpatterns.sharding.errors import UnplacedKey
-from dbpatterns.sharding.hashing import Key
+from dbpatterns.sharding.hashing import Key, plain
 from dbpatterns.sharding.strategies import (
     LOWEST,
     STRATEGIES,
@@ -53,7 +53,7 @@ class ShardMap:
         Raises: UnplacedKey: none does. UsageError: it is None, or of a type that is no key.
         """
         try:
-            return self.strategy.shard_of(key)
+            return self.strategy.shard_of(plain(key))
         except LookupError as error:
             raise UnplacedKey(self.group, key, why=str(error)) from error
 

@@ -13,7 +13,7 @@ from typing import ClassVar, Protocol
 from uuid import UUID
 
 from dbpatterns.errors import ConfigurationError, UsageError
-from dbpatterns.sharding.hashing import SLOTS, Key, slot_of
+from dbpatterns.sharding.hashing import SLOTS, Key, plain, slot_of
 
 __all__ = [
     "LOWEST",
@@ -44,6 +44,7 @@ def encode(key: Key) -> str:
     Raises: UsageError: no text, no UUID and no integer of 64 bits.
     """
     slot_of(key)  # knows what a key is
+    key = plain(key)
     return f"{'uuid' if isinstance(key, UUID) else type(key).__name__}:{key}"
 
 

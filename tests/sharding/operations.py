@@ -434,6 +434,23 @@ def bulk_create_of_two_shards(shop: Any) -> Any:
 
 
 @routed
+def bulk_update_by_an_inner_query_of_the_same_shard(shop: Any) -> Any:
+    lines = list(shop.Line.objects.filter(buyer=ONE).order_by("pk"))
+    orders = shop.Order.objects.filter(buyer=ONE).order_by("number").values("number")[:1]
+    lines[0].amount = Subquery(orders)
+    return shop.Line.objects.bulk_update(lines, ["amount"])
+
+
+@routed
+def save_of_a_row_read_without_its_key(shop: Any) -> Any:
+    order = shop.Order.objects.defer("buyer").filter(buyer=ONE).order_by("pk")[0]
+    order.number = 12
+    order.save()
+    assert order.buyer_id == ONE
+    order.save()
+
+
+@routed
 def bulk_update_of_two_shards(shop: Any) -> Any:
     rows = [each for key in (ONE, OTHER) for each in shop.Order.objects.filter(buyer=key)]
     for each in rows:
@@ -672,6 +689,21 @@ def update_by_an_inner_query_of_another_shard(shop: Any) -> Any:
 
 
 @refused(CrossShardError)
+def bulk_update_by_an_inner_query_of_another_shard(shop: Any) -> Any:
+    lines = list(shop.Line.objects.filter(buyer=ONE))
+    orders = shop.Order.objects.filter(buyer=OTHER).values("number")[:1]
+    lines[0].amount = Subquery(orders)
+    return shop.Line.objects.bulk_update(lines, ["amount"])
+
+
+@refused(CrossShardError)
+def save_of_an_inner_query_of_another_shard(shop: Any) -> Any:
+    line = shop.Line.objects.filter(buyer=ONE)[0]
+    line.amount = Subquery(shop.Order.objects.filter(buyer=OTHER).values("number")[:1])
+    line.save()
+
+
+@refused(CrossShardError)
 def update_of_two_shards(shop: Any) -> Any:
     return shop.Order.objects.filter(buyer__in=[ONE, OTHER]).update(number=1)
 
@@ -681,6 +713,27 @@ def save_under_another_key(shop: Any) -> Any:
     order = shop.Order.objects.filter(buyer=ONE)[0]
     order.buyer_id = OTHER
     order.save()
+
+
+@refused(ShardKeyChanged)
+def save_under_another_key_of_a_row_read_without_its_own(shop: Any) -> Any:
+    order = shop.Order.objects.defer("buyer").filter(buyer=ONE)[0]
+    order.buyer_id = OTHER
+    order.save()
+
+
+@refused(ShardKeyChanged)
+def delete_under_another_key_of_a_row_read_without_its_own(shop: Any) -> Any:
+    order = shop.Order.objects.only("number").filter(buyer=ONE)[0]
+    order.buyer_id = SAME
+    order.delete()
+
+
+@refused(ShardKeyChanged)
+def bulk_update_under_another_key(shop: Any) -> Any:
+    order = shop.Order.objects.filter(buyer=ONE)[0]
+    order.buyer_id, order.number = OTHER, 5
+    shop.Order.objects.bulk_update([order], ["number"])
 
 
 @refused(ShardKeyChanged)
