@@ -66,6 +66,10 @@ class AccountViewSet(ShardedViewSet[Account]):
         """Return the accounts in reach on one shard."""
         return self.reach.accounts(alias, condition, **how)
 
+    def one(self, wanted: str, /) -> Account | None:
+        """Return the account with this number."""
+        return self.reach.account(wanted)
+
 
 @extend_schema_view(list=extend_schema(parameters=[TransferFilters]))
 class TransferViewSet(ShardedViewSet[Transfer]):
@@ -81,6 +85,10 @@ class TransferViewSet(ShardedViewSet[Transfer]):
     def visible(self, alias: str, condition: Q, /, **how: Any) -> list[Transfer]:
         """Return the transfers in reach on one shard."""
         return self.reach.transfers(alias, condition, **how)
+
+    def one(self, wanted: str, /) -> Transfer | None:
+        """Return the transfer with this id."""
+        return self.reach.transfer(wanted)
 
     def get_throttles(self) -> list[BaseThrottle]:
         """Count what moves money separately."""
@@ -162,6 +170,10 @@ class StandingOrderViewSet(ShardedViewSet[StandingOrder]):
     def visible(self, alias: str, condition: Q, /, **how: Any) -> list[StandingOrder]:
         """Return the standing orders in reach on one shard."""
         return self.reach.standing_orders(alias, condition, **how)
+
+    def one(self, wanted: str, /) -> StandingOrder | None:
+        """Return the standing order with this id."""
+        return self.reach.standing_order(wanted)
 
     @extend_schema(request=NewStandingOrderSerializer, responses={201: StandingOrderSerializer})
     def create(self, request: Request) -> Response:

@@ -22,8 +22,8 @@ _M = TypeVar("_M", bound=Model)
 class ShardedViewSet(GenericViewSet[_M], ABC):
     """List and show the rows in the user's reach.
 
-    List: one query per shard in reach (all for staff, one for a customer). One row: one query a
-    shard until it is found.
+    List: one query per shard in reach (all for staff, one for a customer). One row: one query, but
+    for staff and an account: one a shard until it is found.
     """
 
     permission_classes = [HasReach]
@@ -34,6 +34,10 @@ class ShardedViewSet(GenericViewSet[_M], ABC):
     @abstractmethod
     def visible(self, alias: str, condition: Q, /, **how: Any) -> list[_M]:
         """Return the rows on one shard that the user may see, as `find_by` does; one query."""
+
+    @abstractmethod
+    def one(self, wanted: str, /) -> _M | None:
+        """Return the row that the address names, if the user may see it."""
 
     @property
     def reach(self) -> Reach:
@@ -55,12 +59,11 @@ class ShardedViewSet(GenericViewSet[_M], ABC):
         return Response(self.get_serializer(self.get_object()).data)
 
     def get_object(self) -> _M:
-        """Find the row on the shards in reach."""
-        wanted = Q((self.lookup_field, self.kwargs[self.lookup_field]))
-        for alias in self.reach.aliases:
-            for found in self.visible(alias, wanted):
-                return found
-        raise Http404("There is nothing here, or it is not yours.")
+        """Return the row that the address names; a 404 if it is not in reach."""
+        found = self.one(self.kwargs[self.lookup_field])
+        if found is None:
+            raise Http404("There is nothing here, or it is not yours.")
+        return found
 
     def get_queryset(self) -> QuerySet[_M]:
         """Tell the schema which model it is; rows come from `visible`."""

@@ -2,12 +2,10 @@
 
 from typing import Any
 
-from django.db.models import Q
-
 from demo.banking.models import Account, StandingOrder, Transfer
 from demo.banking.reach import Reach
-from demo.banking.repositories import Shard, Shards, StandingOrderRepository, of_customers
-from demo.banking.transfers import Refusal, TransferRefused, transfer
+from demo.banking.repositories import Shard, StandingOrderRepository
+from demo.banking.transfers import Refusal, TransferRefused, find_account, transfer
 
 __all__ = ["PaymentService", "UnknownBank"]
 
@@ -19,20 +17,19 @@ class UnknownBank(LookupError):
 class PaymentService:
     """Takes orders to pay; whose accounts may pay is the reach's business."""
 
-    def __init__(self, shards: Shards, orders: StandingOrderRepository) -> None:
-        self._shards, self._orders = shards, orders
+    def __init__(self, orders: StandingOrderRepository) -> None:
+        self._orders = orders
 
     def payer(self, number: str, *, reach: Reach) -> Account:
-        """Return the customer account to take money from; one query a shard until found.
+        """Return the customer account to take money from; the queries of `Reach.account`.
 
         Raises: TransferRefused: UNKNOWN_ACCOUNT, in the same words for an account that is
         somebody else's and for one that does not exist.
         """
-        wanted = of_customers.to_q() & Q(number=number)
-        for alias in reach.aliases:
-            for found in reach.accounts(alias, wanted):
-                return found
-        raise TransferRefused(Refusal.UNKNOWN_ACCOUNT, f"You have no account {number}.")
+        found = reach.account(number)
+        if found is None or found.kind != Account.Kind.CUSTOMER:
+            raise TransferRefused(Refusal.UNKNOWN_ACCOUNT, f"You have no account {number}.")
+        return found
 
     def pay(
         self,
@@ -93,12 +90,9 @@ class PaymentService:
         allowed = {Account.Kind.CUSTOMER}
         if reach.customer_id is None:
             allowed.add(Account.Kind.CLEARING)
-        for shard in sorted(self._shards, key=lambda each: each.alias != near):
-            found = shard.accounts.find_one_by(number=number)
-            if found is not None and found.kind in allowed:
-                return found
-            if found is not None:
-                raise TransferRefused(
-                    Refusal.NOT_A_CUSTOMER_ACCOUNT, f"Account {number} takes no transfers."
-                )
-        raise TransferRefused(Refusal.UNKNOWN_ACCOUNT, f"There is no account {number}.")
+        found = find_account(number, near=near)
+        if found.kind not in allowed:
+            raise TransferRefused(
+                Refusal.NOT_A_CUSTOMER_ACCOUNT, f"Account {number} takes no transfers."
+            )
+        return found

@@ -14,7 +14,7 @@ from dbpatterns.ledger.transfers import transfer as book
 from demo.banking.events import Movement, record
 from demo.banking.models import Account, Transfer
 from demo.banking.money import format_amount
-from demo.banking.repositories import Shard, Shards
+from demo.banking.repositories import AccountRepository, Shard
 
 __all__ = ["Refusal", "TransferRefused", "find_account", "refused", "transfer"]
 
@@ -40,16 +40,15 @@ class TransferRefused(Exception):
         self.refusal = refusal
 
 
-def find_account(number: str) -> Account:
-    """Return the account with this number, its shard in `_state.db`.
+def find_account(number: str, *, near: str | None = None) -> Account:
+    """Return the account with this number, its shard in `_state.db`; the queries of `by_number`.
 
-    One indexed query per shard until found: the number does not tell its customer.
     Raises: TransferRefused: UNKNOWN_ACCOUNT.
     """
-    for shard in Shards():
-        if account := shard.accounts.find_one_by(number=number):
-            return account
-    raise TransferRefused(Refusal.UNKNOWN_ACCOUNT, f"There is no account {number}.")
+    found = AccountRepository().by_number(number, near=near)
+    if found is None:
+        raise TransferRefused(Refusal.UNKNOWN_ACCOUNT, f"There is no account {number}.")
+    return found
 
 
 def transfer(

@@ -22,7 +22,7 @@ from demo.banking.models import (
 from demo.banking.sample import sample_bank
 from demo.banking.standing_orders import execute_due
 from demo.banking.transfers import transfer
-from tests.demo.api_support import customer_number_on, queries_by_database
+from tests.demo.api_support import Bank, customer_number_on, queries_by_database
 
 pytestmark = pytest.mark.django_db(databases="__all__")
 DAY = datetime.date(2026, 11, 26)
@@ -136,3 +136,17 @@ def test_one_customer_s_accounts_are_changed_without_saying_where() -> None:
     assert (account.status, account.ledger.closed_at is None) == ("closed", False)
     assert not [fault for proof in prove_books().values() for fault in proof.faults]
     assert shard_for(customer.pk) == account._state.db
+
+
+@pytest.mark.usefixtures("api_no_throttles")
+def test_staff_ask_one_shard_for_what_an_id_names(api_bank: Bank) -> None:
+    staff, clearing = api_bank.client("staff"), f"clearing-AB-{api_bank.away}"
+    here = Account.objects.using(api_bank.away).get(number=clearing)
+    made = api_bank.transfers(api_bank.carol_account, here, 1)[0]
+    order = api_bank.order(api_bank.carol_account)
+    addresses = {f"/api/transfers/{made.pk}/": 200, f"/api/standing-orders/{order.pk}/": 200}
+    addresses[f"/api/transfers/{order.pk}/"] = 404  # an id of that slot, and no transfer's
+    for address, status in addresses.items():
+        with queries_by_database() as counted:
+            assert staff.get(address).status_code == status
+        assert counted == {"default": 1, api_bank.away: 1}, address
