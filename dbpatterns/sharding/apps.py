@@ -31,6 +31,9 @@ class ShardingConfig(AppConfig):
         checks.register(check_models)
         pre_migrate.connect(refuse_broken_settings, dispatch_uid="dbpatterns.sharding")
         post_migrate.connect(_make_maps, sender=self, dispatch_uid="dbpatterns.sharding.maps")
+        post_migrate.connect(
+            _restore_fences, sender=self, dispatch_uid="dbpatterns.sharding.fences"
+        )
         connection_created.connect(add_function, dispatch_uid="dbpatterns.sharding.ids")
 
 
@@ -46,3 +49,9 @@ def _make_maps(using: str, **_: Any) -> None:
     from dbpatterns.sharding.map_store import make_first_maps  # models, which are there by now
 
     make_first_maps(using)
+
+
+def _restore_fences(using: str, **_: Any) -> None:
+    from dbpatterns.sharding.fences import restore
+
+    restore(using)

@@ -6,6 +6,7 @@ from django.db import models
 
 from dbpatterns.sharding.keys import key_of
 from dbpatterns.sharding.querysets import ShardedManager, place, refuse_other_key
+from dbpatterns.sharding.stale import rerouted
 
 __all__ = ["ShardedModel"]
 
@@ -28,12 +29,13 @@ class ShardedModel(models.Model):
         abstract = True
         base_manager_name = "objects"  # Django inherits it, so that refreshes are routed as well
 
+    @rerouted
     def save(self, *, using: str | None = None, **options: Any) -> None:
         """Save to the shard of its key; the statements of Django's.
 
         One more, which reads the key, for a row that was read without it.
         Raises: ShardKeyChanged: it was read under another key. WrongShard: `using` is not the
-            key's. ShardKeyRequired: there is none.
+            key's. ShardKeyRequired: there is none. StaleShardMap: within a transaction.
         """
         refuse_other_key(self)
         super().save(using=place(self, using), **options)

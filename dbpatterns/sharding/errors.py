@@ -1,14 +1,19 @@
 """What can go wrong between a query and its shard."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
+
+from django.db import OperationalError
 
 from dbpatterns.errors import DBPatternsError, UsageError
 
 __all__ = [
     "CrossShardError",
     "MapChanged",
+    "PartNotEmpty",
     "ShardKeyChanged",
     "ShardKeyRequired",
+    "StaleShardMap",
     "UnplacedKey",
     "WrongShard",
 ]
@@ -61,8 +66,8 @@ class UnplacedKey(DBPatternsError, LookupError):
 
     def __init__(self, group: str, key: object, *, why: str) -> None:
         super().__init__(
-            f"Group {group!r} has no shard for {key!r}: {why}. Give it one by "
-            "`dbpatterns.sharding.map_store.change`."
+            f"Group {group!r} has no shard for {key!r}: {why}. "
+            f"`manage.py shard_map assign --group {group}` gives it one."
         )
         self.group, self.key = group, key
 
@@ -76,3 +81,32 @@ class MapChanged(DBPatternsError):
             "planned: somebody else changed it. Nothing was written; look at it and decide anew."
         )
         self.group, self.expected, self.found = group, expected, found
+
+
+class PartNotEmpty(DBPatternsError):
+    """Keys were to change hands, and have rows; nothing was changed."""
+
+    def __init__(self, group: str, part: object, *, shard: str, rows: Mapping[str, int]) -> None:
+        found = ", ".join(f"{count:,} of {label}" for label, count in rows.items() if count)
+        super().__init__(
+            f"Shard {shard!r} has rows of {part} in group {group!r}: {found}. Only keys without "
+            "rows change hands by the map alone; nothing was changed."
+        )
+        self.group, self.part, self.shard, self.rows = group, part, shard, dict(rows)
+
+
+class StaleShardMap(DBPatternsError, OperationalError):
+    """A shard refused a write to a key that is another's, or is being handed over.
+
+    Nothing was written, and the map was read again. `atomic(retry=…)` runs the transaction anew.
+    """
+
+    sqlstate: ClassVar[str] = "40001"
+
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            f"A shard refused a write to {model}: this process had an old map, or the key is being "
+            "handed to another shard at this moment. Nothing was written, and the map has been "
+            "read again: run the transaction once more."
+        )
+        self.model = model

@@ -36,6 +36,7 @@ __all__ = [
     "home_of",
     "is_held",
     "is_key",
+    "is_own_key",
     "is_sharded",
     "key_field",
     "key_of",
@@ -94,6 +95,11 @@ def is_key(field: "Field[Any, Any]") -> bool:
     """Tell whether a field's values can be a shard key: integers, texts, UUIDs; no query."""
     end = end_field(field)
     return isinstance(end, IntegerField | AutoField | CharField | TextField | UUIDField)
+
+
+def is_own_key(model: type[Model]) -> bool:
+    """Tell whether a model's rows are placed by a key, not by the slot in another row's id."""
+    return _slot_reader(key_field(model)) is None
 
 
 def is_held(field: Any) -> bool:
@@ -168,7 +174,7 @@ def telling_columns(model: type[Model]) -> Mapping[str, Telling]:
 @cache
 def _own_columns(model: type[Model]) -> Mapping[str, Telling]:
     field = key_field(model)
-    if _slot_reader(field) is None:
+    if is_own_key(model):
         found: dict[str, Telling] = {field.attname: _by_key}
     else:  # the key of a row below another: that one's id
         found = {field.attname: _by_slot(_slot_reader(field))}

@@ -1,10 +1,10 @@
-"""The map's tables, on the control database."""
+"""The map's tables, on the control database, and the fences of each shard, on the shard."""
 
 from django.db import models
 
 from dbpatterns.conf import require_installed
 
-__all__ = ["MapChange", "PlacedKey", "ShardGroup", "SlotRange"]
+__all__ = ["Fence", "FencedGroup", "MapChange", "PlacedKey", "ShardGroup", "SlotRange"]
 
 require_installed("dbpatterns.sharding")
 
@@ -87,3 +87,38 @@ class MapChange(models.Model):
 
     def __str__(self) -> str:
         return f"{self.group_id} {self.epoch}: {self.change}"
+
+
+class FencedGroup(models.Model):
+    """A group of which this shard has ever been closed to a part."""
+
+    name = models.CharField(max_length=50, primary_key=True)
+    changes = models.BigIntegerField(default=0)
+    """Grows whenever the shard is closed to more; transactions of an older state are refused."""
+
+    class Meta:
+        db_table = "dbpatterns_sharding_fencedgroup"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Fence(models.Model):
+    """Keys that this shard takes no rows of, whoever writes: they are another's."""
+
+    group = models.CharField(max_length=50)
+    low = models.CharField(max_length=300)
+    """The key, or the lowest of a range, as the text of its column."""
+    high = models.CharField(max_length=300, null=True)  # noqa: DJ001 - NULL is no end, "" is a key
+    is_range = models.BooleanField(default=False)
+    owner = models.CharField(max_length=32)
+    """Which change made it."""
+
+    class Meta:
+        db_table = "dbpatterns_sharding_fence"
+        constraints = [
+            models.UniqueConstraint(fields=["group", "low"], name="dbpatterns_sharding_fence_once")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.group} {self.low}"

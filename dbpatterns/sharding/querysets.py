@@ -23,6 +23,7 @@ from dbpatterns.sharding.fields import home_by_lot
 from dbpatterns.sharding.keys import home_of, key_field, key_of
 from dbpatterns.sharding.routing import refuse_foreign, shards_of
 from dbpatterns.sharding.shard_map import shards
+from dbpatterns.sharding.stale import rerouted
 
 __all__ = ["ShardedManager", "ShardedQuerySet", "place", "refuse_other_key"]
 
@@ -147,6 +148,7 @@ class ShardedQuerySet(models.QuerySet[Any]):
         options.setdefault("using", self._db or self._hints.get("shard") or current_shard())
         return super().raw(*args, **options)
 
+    @rerouted
     def create(self, **values: Any) -> Any:
         """Create a row on its key's shard; the statements of Django's."""
         made = self.model(**values)
@@ -155,10 +157,12 @@ class ShardedQuerySet(models.QuerySet[Any]):
         made.save(force_insert=True, using=alias)
         return made
 
+    @rerouted
     def get_or_create(self, defaults: Any = None, **values: Any) -> Any:
         """As Django's, on the shard that the values name."""
         return super(ShardedQuerySet, self._at(values, defaults)).get_or_create(defaults, **values)
 
+    @rerouted
     def update_or_create(
         self, defaults: Any = None, create_defaults: Any = None, **values: Any
     ) -> Any:
@@ -166,6 +170,7 @@ class ShardedQuerySet(models.QuerySet[Any]):
         here = self._at(values, create_defaults or defaults)
         return super(ShardedQuerySet, here).update_or_create(defaults, create_defaults, **values)
 
+    @rerouted
     def bulk_create(self, objs: Iterable[Any], *args: Any, **options: Any) -> Any:
         """Create rows, each on its key's shard; Django's statements on each of them.
 
@@ -179,6 +184,7 @@ class ShardedQuerySet(models.QuerySet[Any]):
             row._state.shard_key = key_of(row)  # as `save` does
         return rows
 
+    @rerouted
     def bulk_update(
         self, objs: Iterable[Any], fields: Iterable[str], *args: Any, **options: Any
     ) -> int:
@@ -192,6 +198,7 @@ class ShardedQuerySet(models.QuerySet[Any]):
             for alias, each in self._split(rows)
         )
 
+    @rerouted
     def update(self, **values: Any) -> int:
         """Change the rows of one shard; one statement."""
         self._refuse_key(values)

@@ -18,7 +18,8 @@ from dbpatterns.sharding.keys import home_of, is_sharded
 __all__ = ["ShardRouter"]
 
 APP = "dbpatterns_sharding"
-"""This app, whose models are on the control database."""
+ON_SHARDS = frozenset({"fence", "fencedgroup"})
+"""This app's models that are on the shards; the others are on the control database."""
 
 
 class ShardRouter:
@@ -50,7 +51,7 @@ class ShardRouter:
             sharding = ShardingSettings.load()
         except ConfigurationError:
             return False
-        if app_label in sharding.apps:
+        if app_label in sharding.apps or (app_label == APP and model_name in ON_SHARDS):
             return db in sharding.shards
         if app_label == APP and model_name is not None:
             return db == sharding.control
@@ -59,7 +60,7 @@ class ShardRouter:
         return None
 
     def _database_of(self, model: type[Model], instance: Model | None) -> str | None:
-        if model._meta.app_label == APP:
+        if model._meta.app_label == APP and model._meta.model_name not in ON_SHARDS:
             return ShardingSettings.load().control
         if not self._is_on_shards(model):
             return None

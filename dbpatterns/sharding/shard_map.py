@@ -165,6 +165,7 @@ def _refresh(group: str, known: ShardMap | None) -> ShardMap:
     from dbpatterns.sharding.map_store import epoch_of, read  # models, when they are there
 
     _settings(group)
+    asked = time.monotonic()  # before the answer: a map's age counts from what it may have missed
     try:
         if known is None or epoch_of(group) != known.epoch:
             known = read(group)
@@ -172,5 +173,5 @@ def _refresh(group: str, known: ShardMap | None) -> ShardMap:
         if known is None:
             raise
         logger.warning("The control database does not answer; the map of %r is as known.", group)
-    _known[group] = (known, time.monotonic() + ShardingSettings.load().map_max_age_seconds)
+    _known[group] = (known, asked + ShardingSettings.load().map_max_age_seconds)
     return known
