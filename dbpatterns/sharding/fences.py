@@ -21,7 +21,7 @@ from dbpatterns.sharding.errors import PartNotEmpty, StaleShardMap
 from dbpatterns.sharding.fence_sql import NAME
 from dbpatterns.sharding.hashing import Key
 from dbpatterns.sharding.models import Fence, FencedGroup
-from dbpatterns.sharding.parts import Part, key_of_text, keyed_models, text_of
+from dbpatterns.sharding.parts import Part, keyed_models, text_of
 from dbpatterns.transactions.timeouts import local_timeouts
 
 __all__ = ["close", "closed_parts", "is_refusal", "reopen", "restore"]
@@ -58,16 +58,13 @@ def reopen(alias: str, part: Part) -> None:
                 fence_sql.drop(connections[alias], model)
 
 
-def closed_parts(alias: str, group: str, like: Key) -> dict[Part, str]:
-    """Return what a shard is closed to, and by which change; one query.
-
-    `like` is any key of the group's type.
-    """
+def closed_parts(alias: str, group: str, kind: type[Key]) -> dict[Part, str]:
+    """Return what a shard is closed to, and by which change; one query. Keys are of a type."""
     return {
         Part(
             group,
-            key_of_text(each.low, like),
-            None if each.high is None else key_of_text(each.high, like),
+            kind(each.low),
+            None if each.high is None else kind(each.high),
             each.is_range,
         ): each.owner
         for each in _fences(alias, group)
@@ -114,7 +111,7 @@ def _fences(alias: str, group: str) -> "QuerySet[Fence]":
 def _take_out(alias: str, part: Part) -> bool:
     """Take a part out of what is closed; tell whether any of it was."""
     is_found = False
-    for closed, owner in closed_parts(alias, part.group, part.low).items():
+    for closed, owner in closed_parts(alias, part.group, type(part.low)).items():
         if closed.overlaps(part):
             is_found = True
             _fences(alias, part.group).filter(low=text_of(closed.low, alias)).delete()

@@ -7,6 +7,7 @@ same call once more finishes the change.
 """
 
 import time
+from dataclasses import dataclass
 from uuid import uuid4
 
 from dbpatterns.errors import UsageError
@@ -15,11 +16,11 @@ from dbpatterns.sharding.errors import MapChanged, UnplacedKey
 from dbpatterns.sharding.fences import close, closed_parts, reopen
 from dbpatterns.sharding.hashing import Key
 from dbpatterns.sharding.map_store import Rows, change, read
-from dbpatterns.sharding.parts import Part
+from dbpatterns.sharding.parts import Part, keyed_models
 from dbpatterns.sharding.shard_map import ShardMap
 from dbpatterns.sharding.strategies import LOWEST, decode, encode
 
-__all__ = ["assign", "split"]
+__all__ = ["HandOver", "assign", "assigning", "split", "splitting"]
 
 
 def assign(group: str, key: Key, shard: str) -> ShardMap:
@@ -29,16 +30,7 @@ def assign(group: str, key: Key, shard: str) -> ShardMap:
     Raises: UsageError: a map of this strategy places no keys, or there is no such shard.
         PartNotEmpty, MapChanged: nothing was changed.
     """
-    before = read(group)
-    if before.strategy.name not in ("directory", "geographic"):
-        raise UsageError(
-            f"The map of {group!r} is by {before.strategy.name}, which places no single keys: "
-            "a directory or a geographic map does."
-        )
-    placed = encode(key) in Rows.of(before).keys
-    is_new = before.strategy.name == "geographic" and not placed
-    home = None if is_new else before.shard_of(key)
-    return _hand_over(before, Part(group, key), home, shard)
+    return assigning(group, key, shard).run()
 
 
 def split(group: str, bound: Key, shard: str) -> ShardMap:
@@ -46,62 +38,104 @@ def split(group: str, bound: Key, shard: str) -> ShardMap:
 
     As `assign`. Raises: UsageError: the map is not by range, or of another type of keys.
     """
+    return splitting(group, bound, shard).run()
+
+
+def assigning(group: str, key: Key, shard: str) -> "HandOver":
+    """Return what `assign` would do; reads the map, and changes nothing."""
+    before = read(group)
+    if before.strategy.name not in ("directory", "geographic"):
+        raise UsageError(
+            f"The map of {group!r} is by {before.strategy.name}, which places no single keys: "
+            "a directory or a geographic map does."
+        )
+    return HandOver(before, Part(group, key), shard)
+
+
+def splitting(group: str, bound: Key, shard: str) -> "HandOver":
+    """Return what `split` would do; reads the map, and changes nothing."""
     before = read(group)
     if before.strategy.name != "range":
         raise UsageError(f"The map of {group!r} is by {before.strategy.name}: only ranges split.")
-    home = before.shard_of(bound)
+    before.shard_of(bound)  # knows whether it is of the map's type
     bounds = [decode(each) for each in Rows.of(before).keys if each != LOWEST]
     above = min((each for each in bounds if each > bound), default=None)  # type: ignore[operator]
-    return _hand_over(before, Part(group, bound, above, is_range=True), home, shard)
+    return HandOver(before, Part(group, bound, above, is_range=True), shard)
 
 
-def _hand_over(before: ShardMap, part: Part, home: str | None, shard: str) -> ShardMap:
-    settings = ShardingSettings.load()
-    if shard not in settings.shards:
-        known = ", ".join(settings.shards)
-        raise UsageError(f"There is no shard {shard!r}. Known: {known}.")
-    rows = Rows.of(before)
-    after = Rows(rows.slots, {**rows.keys, encode(part.low): shard})
-    made = before
-    if home != shard:
-        made = _give(before, part, home, shard, after)
-    elif after != rows:
-        made = change(before, after, f"{part} on {shard}, where it was")
-    if any(each.overlaps(part) for each in closed_parts(shard, part.group, part.low)):
-        time.sleep(settings.map_max_age_seconds)  # until nobody goes by the old map
-        reopen(shard, part)
-    return made
+@dataclass(frozen=True)
+class HandOver:
+    """One part of one map on its way to a shard."""
 
+    before: ShardMap
+    part: Part
+    shard: str
 
-def _give(before: ShardMap, part: Part, home: str | None, shard: str, after: Rows) -> ShardMap:
-    """Close both shards and change the map; the new one is still closed then."""
-    owner = uuid4().hex
-    closed: list[str] = []
-    try:
-        for alias in filter(None, (home, shard)):
-            if close(alias, part, owner):
-                closed.append(alias)
-    except Exception:
-        _undo(part, home, owner, closed)
-        raise
-    try:
-        return change(before, after, f"{part} from {home or 'nowhere'} to {shard}")
-    except MapChanged:
-        _undo(part, home, owner, closed)
-        raise  # another error leaves them closed: the change may have been committed
+    def __post_init__(self) -> None:
+        """Refuse a shard that is not in the settings, and what is no key."""
+        aliases = ShardingSettings.load().shards
+        if self.shard not in aliases:
+            raise UsageError(f"There is no shard {self.shard!r}. Known: {', '.join(aliases)}.")
+        encode(self.part.low)
 
+    @property
+    def home(self) -> str | None:
+        """The shard that has the part by the map; None for a region that is new."""
+        try:
+            return self.before.shard_of(self.part.low)
+        except UnplacedKey:
+            return None
 
-def _undo(part: Part, home: str | None, owner: str, closed: list[str]) -> None:
-    """Open what this change closed, but what another change has taken over or given away."""
-    now = _home(part)
-    for alias in closed:
-        is_mine = closed_parts(alias, part.group, part.low).get(part) == owner
-        if is_mine and (alias != home or alias == now):
-            reopen(alias, part)
+    def rows(self) -> dict[str, int]:
+        """Return how many rows stand in the way, by shard and model; a query on each."""
+        found = {
+            f"{alias}: {model._meta.label}": self.part.rows(model, alias).count()
+            for alias in {self.home, self.shard} - {None}
+            for model in keyed_models(self.part.group)
+            if self.home != self.shard and alias is not None
+        }
+        return {name: count for name, count in found.items() if count}
 
+    def run(self) -> ShardMap:
+        """Hand the part over, or finish what was interrupted; returns the map that is then true."""
+        rows = Rows.of(self.before)
+        after = Rows(rows.slots, {**rows.keys, encode(self.part.low): self.shard})
+        made = self.before
+        if self.home != self.shard:
+            made = self._give(after)
+        elif after != rows:
+            made = change(self.before, after, f"{self.part} on {self.shard}, where it was")
+        closed = self._closed(self.shard)
+        if any(each.overlaps(self.part) for each in closed):
+            time.sleep(ShardingSettings.load().map_max_age_seconds)  # nobody goes by the old map
+            reopen(self.shard, self.part)
+        return made
 
-def _home(part: Part) -> str | None:
-    try:
-        return read(part.group).shard_of(part.low)
-    except UnplacedKey:
-        return None
+    def _give(self, after: Rows) -> ShardMap:
+        """Close both shards and change the map; the new one is still closed then."""
+        owner = uuid4().hex
+        closed: list[str] = []
+        try:
+            for alias in filter(None, (self.home, self.shard)):
+                if close(alias, self.part, owner):
+                    closed.append(alias)
+        except Exception:
+            self._undo(owner, closed)
+            raise
+        what = f"{self.part} from {self.home or 'nowhere'} to {self.shard}"
+        try:
+            return change(self.before, after, what)
+        except MapChanged:
+            self._undo(owner, closed)
+            raise  # another error leaves them closed: the change may have been committed
+
+    def _undo(self, owner: str, closed: list[str]) -> None:
+        """Open what this one closed, but what another has taken over or given away."""
+        now = HandOver(read(self.part.group), self.part, self.shard).home
+        for alias in closed:
+            is_mine = self._closed(alias).get(self.part) == owner
+            if is_mine and (alias != self.home or alias == now):
+                reopen(alias, self.part)
+
+    def _closed(self, alias: str) -> dict[Part, str]:
+        return closed_parts(alias, self.part.group, type(self.part.low))

@@ -7,13 +7,14 @@ from uuid import UUID
 
 from django.apps import apps
 from django.db import connections
-from django.db.models import F, Model
+from django.db.models import CharField, F, Model, TextField, UUIDField
 from django.db.models.functions import Collate
 
+from dbpatterns.errors import ConfigurationError
 from dbpatterns.sharding.hashing import Key
-from dbpatterns.sharding.keys import group_of, is_own_key, is_sharded, key_field
+from dbpatterns.sharding.keys import end_field, group_of, is_own_key, is_sharded, key_field
 
-__all__ = ["Part", "key_of_text", "keyed_models", "text_of"]
+__all__ = ["Part", "key_type", "keyed_models", "text_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,19 @@ def keyed_models(group: str) -> Iterator[type[Model]]:
             yield model
 
 
+def key_type(group: str) -> type[Key]:
+    """Return the type of a group's keys, by its first model; no query.
+
+    Raises: ConfigurationError: no model says a key.
+    """
+    for model in keyed_models(group):
+        field = end_field(key_field(model))
+        if isinstance(field, UUIDField):
+            return UUID
+        return str if isinstance(field, CharField | TextField) else int
+    raise ConfigurationError(f"Group {group!r} has no model with a shard key of its own.")
+
+
 def _below(low: Key, high: Key | None) -> bool:
     return high is None or low < high  # type: ignore[operator]
 
@@ -88,9 +102,3 @@ def text_of(key: Key, alias: str) -> str:
     if isinstance(key, UUID) and not connections[alias].features.has_native_uuid_field:
         return key.hex
     return str(key)
-
-
-def key_of_text(text: str, like: Key) -> Key:
-    """Return the key that `text_of` made the text of, of the type of another."""
-    key: Key = type(like)(text)
-    return key

@@ -49,9 +49,15 @@ def encode(key: Key) -> str:
 
 
 def decode(text: str) -> Key:
-    """Return the key that `encode` made the text of."""
+    """Return the key that `encode` made the text of.
+
+    Raises: ConfigurationError: it did not.
+    """
     kind, _, value = text.partition(":")
-    key: Key = _TYPES[kind](value)
+    try:
+        key: Key = _TYPES[kind](value)
+    except (KeyError, ValueError):
+        raise ConfigurationError(f"The map has {text!r}, which is no key.") from None
     return key
 
 
@@ -131,8 +137,9 @@ class Directory:
     keys: Keys
 
     def __post_init__(self) -> None:
-        """Refuse a map with a gap."""
+        """Refuse a map with a gap, or with a key that is none."""
         _check_slots(self.slots)
+        _check_keys(self.keys)
 
     @cached_property
     def _hash(self) -> Hash:
@@ -181,7 +188,7 @@ class Range:
             raise ConfigurationError(
                 "A map by range begins below every key, and this one has a gap."
             )
-        if len({type(bound) for bound, _ in self._bounds}) > 1:
+        if len({type(decode(key)) for key in self.keys if key != LOWEST}) > 1:
             raise ConfigurationError("A map by range has bounds of one type, and this one of two.")
         if self.slots:
             raise ConfigurationError(
@@ -229,6 +236,7 @@ class Geographic:
         """Refuse slots, which nobody would look at."""
         if self.slots:
             raise ConfigurationError("A geographic map places regions, and this one has slots.")
+        _check_keys(self.keys)
 
     @cached_property
     def _regions(self) -> dict[Key, str]:
@@ -256,6 +264,11 @@ STRATEGIES: Mapping[str, type[Strategy]] = {
     each.name: each for each in (Hash, Range, Directory, Geographic)
 }
 """By the name in the settings."""
+
+
+def _check_keys(keys: Keys) -> None:
+    for key in keys:
+        decode(key)
 
 
 def _check_slots(slots: Slots) -> None:

@@ -173,7 +173,7 @@ def test_of_two_who_change_the_map_one_is_told(monkeypatch: pytest.MonkeyPatch) 
             assign("bank", here[0], shards()[1])
         assert {key: shard_for(key) for key in here} == {here[0]: shards()[0], here[1]: shards()[1]}
         Buyer.objects.create(id=here[0])  # the loser's fences are gone
-        assert closed_parts(shards()[0], "bank", 1).keys() == {Part("bank", here[1])}
+        assert closed_parts(shards()[0], "bank", int).keys() == {Part("bank", here[1])}
 
 
 def test_the_loser_leaves_the_winner_s_fence_of_one_key(monkeypatch: pytest.MonkeyPatch) -> None:
