@@ -15,6 +15,7 @@ settings.configure(
         "dbpatterns.eventstore",
         "dbpatterns.idempotency",
         "dbpatterns.ledger",
+        "dbpatterns.sharding",
     ]
 )
 django.setup()

@@ -6,11 +6,9 @@ from django.db.models import Model, UUIDField
 
 from dbpatterns.sharding.keys import end_field, key_field
 from dbpatterns.sharding.models import Fence, FencedGroup
+from dbpatterns.sharding.stale import FENCE
 
-__all__ = ["NAME", "drop", "lock", "make"]
-
-NAME = "dbpatterns_sharding_fence"
-"""The trigger's name; the name of the constraint that a refusal tells, or the begin of its text."""
+__all__ = ["drop", "lock", "make"]
 
 _POSTGRESQL = """
 CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS $body$
@@ -66,7 +64,7 @@ def make(connection: Any, model: type[Model], group: str) -> None:
     quote = connection.ops.quote_name
     field = key_field(model)
     names = {
-        "name": NAME,
+        "name": FENCE,
         "function": quote(_function(model)),
         "table": quote(model._meta.db_table),
         "column": quote(field.column),
@@ -92,7 +90,7 @@ def drop(connection: Any, model: type[Model]) -> None:
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             table = quote(model._meta.db_table)
-            cursor.execute(f"DROP TRIGGER IF EXISTS {NAME} ON {table}")
+            cursor.execute(f"DROP TRIGGER IF EXISTS {FENCE} ON {table}")
             cursor.execute(f"DROP FUNCTION IF EXISTS {quote(_function(model))}()")
         else:
             for event in _EVENTS:
@@ -107,11 +105,11 @@ def _type(field: Any, integer: str, uuid: str, text: str) -> str:
 
 
 def _function(model: type[Model]) -> str:
-    return _short(f"{NAME}_{model._meta.db_table}")
+    return _short(f"{FENCE}_{model._meta.db_table}")
 
 
 def _trigger(model: type[Model], event: str) -> str:
-    return f"{NAME}_{event.lower()}_{model._meta.db_table}"
+    return f"{FENCE}_{event.lower()}_{model._meta.db_table}"
 
 
 def _short(name: str) -> str:

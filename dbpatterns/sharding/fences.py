@@ -13,18 +13,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from django.db import DatabaseError, connections, router, transaction
+from django.db import connections, router, transaction
 from django.db.models import F, Model, QuerySet
 
 from dbpatterns.sharding import fence_sql
-from dbpatterns.sharding.errors import PartNotEmpty, StaleShardMap
-from dbpatterns.sharding.fence_sql import NAME
+from dbpatterns.sharding.errors import PartNotEmpty
 from dbpatterns.sharding.hashing import Key
 from dbpatterns.sharding.models import Fence, FencedGroup
 from dbpatterns.sharding.parts import Part, keyed_models, text_of
 from dbpatterns.transactions.timeouts import local_timeouts
 
-__all__ = ["close", "closed_parts", "is_refusal", "reopen", "restore"]
+__all__ = ["close", "closed_parts", "reopen", "restore"]
 
 LOCK_TIMEOUT_SECONDS = 5.0
 """How long new writers may wait behind a lock that waits for old ones."""
@@ -81,14 +80,6 @@ def restore(using: str) -> None:
     for group in Fence.objects.using(using).values_list("group", flat=True).distinct():
         for model in keyed_models(group):
             fence_sql.make(connection, model, group)
-
-
-def is_refusal(error: DatabaseError) -> bool:
-    """Tell whether a shard refused a write because the key is not its own."""
-    if isinstance(error, StaleShardMap):
-        return True
-    diagnosis = getattr(error.__cause__, "diag", None)
-    return NAME in (getattr(diagnosis, "constraint_name", None) or str(error))
 
 
 @contextmanager

@@ -9,12 +9,14 @@ from django.db import DatabaseError
 from django.db.models import Model, QuerySet
 
 from dbpatterns.sharding.errors import StaleShardMap
-from dbpatterns.sharding.fences import is_refusal
 from dbpatterns.sharding.keys import group_of
 from dbpatterns.sharding.shard_map import reload, shards
 from dbpatterns.transactions import in_transaction
 
-__all__ = ["rerouted"]
+__all__ = ["FENCE", "is_refusal", "rerouted"]
+
+FENCE = "dbpatterns_sharding_fence"
+"""A fence's trigger; the constraint that its refusal names, or the beginning of its text."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -43,6 +45,13 @@ def rerouted(method: F) -> F:
             return method(self, *args, **options)
 
     return write  # type: ignore[return-value]
+
+
+def is_refusal(error: DatabaseError) -> bool:
+    """Tell whether a shard refused a write because the key is not its own."""
+    diagnosis = getattr(error.__cause__, "diag", None)
+    told = getattr(diagnosis, "constraint_name", None) or str(error)
+    return isinstance(error, StaleShardMap) or FENCE in told
 
 
 @contextmanager

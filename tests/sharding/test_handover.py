@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,14 +11,15 @@ from django.db import DatabaseError, connections, transaction
 
 from dbpatterns.errors import UsageError
 from dbpatterns.sharding import operations as handing
-from dbpatterns.sharding import shard_for, shards
+from dbpatterns.sharding import shard_for, shard_map, shards
 from dbpatterns.sharding.errors import MapChanged, PartNotEmpty, StaleShardMap, UnplacedKey
-from dbpatterns.sharding.fences import close, closed_parts, is_refusal, reopen, restore
+from dbpatterns.sharding.fences import close, closed_parts, reopen, restore
 from dbpatterns.sharding.map_store import Rows, change, read
 from dbpatterns.sharding.models import Fence, MapChange
-from dbpatterns.sharding.operations import assign, split
+from dbpatterns.sharding.operations import assign, assigning, split
 from dbpatterns.sharding.parts import Part
 from dbpatterns.sharding.shard_map import forget, pinned
+from dbpatterns.sharding.stale import is_refusal
 from dbpatterns.transactions import Retry
 from dbpatterns.transactions import atomic as retrying
 from tests.processes import ROOT, in_threads
@@ -45,9 +47,10 @@ def triggers(alias: str) -> int:
         return int(cursor.fetchone()[0])
 
 
-def stale(key: int) -> Any:
-    """Return a context in which this process has the map as it is now, whatever comes."""
-    return pinned({"bank": read("bank")})
+def known_for_ever() -> Callable[[], None]:
+    """Return what makes this process go by the map of now, until it is told to read it again."""
+    kept = {name: (each, float("inf")) for name, (each, _) in shard_map._known.items()}
+    return lambda: shard_map._known.update(kept)
 
 
 class TestAssign:
@@ -139,6 +142,16 @@ class TestSplit:
                 Buyer.objects.create(id=key)
             assert set(Buyer.objects.using(second).values_list("id", flat=True)) == {50, 79, 100}
 
+    def test_what_comes_back_leaves_the_rest_closed(self) -> None:
+        with strategy("range"):
+            first, second = shards()[:2]
+            split("bank", 50, second)
+            split("bank", 80, first)
+            assert set(closed_parts(first, "bank", int)) == {Part("bank", 50, 80, is_range=True)}
+            Buyer(id=80).save_base(using=first)
+            with pytest.raises(DatabaseError), transaction.atomic(using=first):
+                Buyer(id=79).save_base(using=first)
+
     def test_rows_in_it_are_seen_and_rows_beside_it_are_not(self) -> None:
         with strategy("range"):
             split("bank", 200, shards()[1])
@@ -176,23 +189,33 @@ def test_of_two_who_change_the_map_one_is_told(monkeypatch: pytest.MonkeyPatch) 
         assert closed_parts(shards()[0], "bank", int).keys() == {Part("bank", here[1])}
 
 
-def test_the_loser_leaves_the_winner_s_fence_of_one_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loser_does_not_open_what_the_winner_has_given_away() -> None:
     with strategy("directory"):
-        key = key_on(shards()[0])
-        before = read("bank")
-        changed = change
+        home, new = shards()[:2]
+        key = key_on(home)
+        late = assigning("bank", key, new)
+        assign("bank", key, new)
+        with pytest.raises(MapChanged):
+            late.run()
+        assert set(closed_parts(home, "bank", int)) == {Part("bank", key)}
+        Buyer.objects.create(id=key)  # the winner's is open
 
-        def meanwhile(*args: Any) -> Any:
-            monkeypatch.undo()
-            assign("bank", key, shards()[1])
-            return changed(*args)
+
+def test_the_loser_does_not_open_what_another_change_has_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with strategy("directory"):
+        home, new = shards()[:2]
+        key = key_on(home)
+
+        def meanwhile(*_: Any) -> None:
+            close(home, Part("bank", key), "another")
+            raise MapChanged("bank", expected=1, found=2)
 
         monkeypatch.setattr(handing, "change", meanwhile)
         with pytest.raises(MapChanged):
-            assign("bank", key, shards()[1])
-        home = shards()[0]
-        with pinned({"bank": before}), pytest.raises(StaleShardMap), transaction.atomic(home):
-            Buyer.objects.using(home).create(id=key)
+            assign("bank", key, new)
+        assert closed_parts(home, "bank", int) == {Part("bank", key): "another"}
 
 
 @committing
@@ -200,7 +223,7 @@ class TestStaleWriters:
     def test_without_the_fence_a_row_lands_where_nobody_looks(self) -> None:
         with strategy("directory"):
             key = key_on(shards()[0])
-            with stale(key):
+            with pinned({"bank": read("bank")}):
                 change(
                     read("bank"), Rows(Rows.of(read("bank")).slots, {f"int:{key}": shards()[1]}), ""
                 )
@@ -210,14 +233,12 @@ class TestStaleWriters:
 
     @pytest.mark.parametrize("way", ["save", "create", "get", "update_or", "bulk"])
     def test_a_write_is_refused_and_goes_to_the_new_shard(self, way: str) -> None:
-        with strategy("directory", max_age=0.3):
+        with strategy("directory"):
             key = key_on(shards()[0])
-            shard_for(key)  # known from here on, for 0.3 s
-            known = dict(vars(sys.modules["dbpatterns.sharding.shard_map"])["_known"])
+            shard_for(key)
+            known = known_for_ever()
             assign("bank", key, shards()[1])
-            vars(sys.modules["dbpatterns.sharding.shard_map"])["_known"].update(
-                {name: (old, float("inf")) for name, (old, _) in known.items()}
-            )
+            known()
             write = {
                 "save": lambda: Buyer(id=key, name="x").save(),
                 "create": lambda: Buyer.objects.create(id=key, name="x"),
@@ -247,6 +268,18 @@ class TestStaleWriters:
             write()
             assert len(tries) == 2
             assert Buyer.objects.using(shards()[1]).filter(id=key).exists()
+
+    def test_nothing_is_written_elsewhere_while_the_transaction_goes_on(self) -> None:
+        with strategy("directory"):
+            home, new = shards()[:2]
+            key = key_on(home)
+            shard_for(key)
+            known = known_for_ever()
+            assign("bank", key, new)
+            known()
+            with pytest.raises(StaleShardMap), transaction.atomic(using=home):
+                Buyer.objects.create(id=key)
+            assert not Buyer.objects.filter(id=key).exists()
 
     def test_nobody_else_s_key_is_refused(self) -> None:
         with strategy("directory"):
