@@ -30,6 +30,7 @@ SUBJECTS = {
     "ledger": "tests.settings",
     "optimistic": "tests.settings",
     "shard_ids": "tests.settings",
+    "sharding_routing": "tests.settings",
 }
 """Each with the settings it runs under."""
 RESULTS = Path(__file__).parent / "results"

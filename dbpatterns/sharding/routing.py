@@ -7,6 +7,7 @@ key within the group, of this table or of one joined to it.
 
 from collections.abc import Iterable, Iterator
 from typing import Any
+from uuid import UUID
 
 from django.db.models import Model
 from django.db.models.expressions import Col
@@ -23,6 +24,7 @@ from dbpatterns.sharding.shard_map import ShardMap, shard_map
 
 __all__ = ["refuse_foreign", "shards_of"]
 
+_PLAIN = (int, str, UUID, bool)
 Shards = frozenset[str] | None
 """None: the condition does not say."""
 
@@ -198,17 +200,16 @@ def _inner_queries(query: Query) -> Iterator[Query]:
     expressions: list[Any] = [query.where, *query.annotations.values(), *query.order_by]
     while expressions:
         each = expressions.pop()
-        if isinstance(each, Query):
-            yield each
-            continue
-        inner = getattr(each, "query", None)
-        if isinstance(inner, Query):
-            yield inner
-            continue
         if isinstance(each, WhereNode):
             expressions += each.children
             continue
         rhs = getattr(each, "rhs", None)
+        if type(rhs) in _PLAIN and isinstance(each.lhs, Col):
+            continue  # most conditions, so looked at before the others
+        inner = each if isinstance(each, Query) else getattr(each, "query", None)
+        if isinstance(inner, Query):
+            yield inner
+            continue
         if isinstance(rhs, Query) or hasattr(rhs, "get_source_expressions"):
             expressions.append(rhs)
         if isinstance(each, Col):
