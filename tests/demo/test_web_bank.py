@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
+from dbpatterns.ledger import transfers as ledger
 from dbpatterns.ledger.models import Account as LedgerAccount
 from dbpatterns.services import resolve
 from dbpatterns.sharding import shards
@@ -189,6 +190,20 @@ def test_a_standing_order_shows_what_became_of_it_last(api_bank: Bank) -> None:
     page = text(logged_in(api_bank, "alice"))
     assert "Too poor now." in page
     assert "Too poor then." not in page
+
+
+def test_a_list_that_misses_a_movement_says_so_and_one_that_does_not_stays_silent(
+    api_bank: Bank,
+) -> None:
+    """Whoever books past the bank changes the balances above the list, but not the list."""
+    page = text(logged_in(api_bank, "alice"))
+    assert "not complete" not in page
+    one, other = api_bank.alice_account, api_bank.bob_account
+    ledger.transfer(one.ledger_id, other.ledger_id, 1_234, using=api_bank.home)
+    for name in ("alice", "bob"):
+        page = text(logged_in(api_bank, name))
+        assert "<strong>This list is not complete.</strong>" in page
+    assert "987.66\xa0CZK" in text(logged_in(api_bank, "alice"))
 
 
 @pytest.mark.django_db(databases="__all__", transaction=True)
