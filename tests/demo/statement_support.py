@@ -25,16 +25,17 @@ STORED = [each.name for each in StatementLine._meta.fields if each.name not in (
 
 
 class Pair:
-    """Two customers of the first shard, with an account each."""
+    """Two customers of one shard, the first if not told, with an account each."""
 
-    def __init__(self, balance: int = 1_000) -> None:
-        numbers = (number for number in range(1, 100) if shard_for(number) == SHARD)
+    def __init__(self, balance: int = 1_000, shard: str = SHARD) -> None:
+        self.shard = shard
+        numbers = (number for number in range(1, 100) if shard_for(number) == shard)
         self.accounts = [self._open(next(numbers), balance) for _ in range(2)]
         self.one, self.two = self.accounts
 
     def _open(self, number: int, balance: int) -> Account:
-        customer = Customer.objects.using(SHARD).create(pk=number, name=f"Customer {number}")
-        return Account.objects.using(SHARD).create(
+        customer = Customer.objects.using(self.shard).create(pk=number, name=f"Customer {number}")
+        return Account.objects.using(self.shard).create(
             number=str(number), customer=customer, balance=balance
         )
 

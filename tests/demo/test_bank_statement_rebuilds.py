@@ -140,6 +140,19 @@ def test_a_wrong_line_is_found_by_the_proof_and_made_right() -> None:
     assert faults() == []
 
 
+@committed
+def test_a_rebuild_counts_on_from_its_own_lines_and_not_from_the_wrong_ones(pair: Pair) -> None:
+    """Page by page, while the lines in use are wrong: none of theirs is carried over."""
+    pair.pay(10, "a")
+    pair.pay(20, "b")
+    read(pair.one)
+    before = kept()
+    Statements.rows(SHARD).update(balance=1)
+    rebuild("--batch-size", "1")
+    assert kept() == before
+    assert on_statements() == in_ledger()
+
+
 def half_way(monkeypatch: pytest.MonkeyPatch, what: Callable[[], object]) -> None:
     """Have something done once, when a rebuild has applied its first page."""
     done: list[object] = []

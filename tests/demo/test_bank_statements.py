@@ -291,7 +291,32 @@ def test_after_a_restore_the_page_is_right_before_the_rebuild_and_after_it(
     assert not caplog.records
 
 
+@committed
+def test_a_line_that_the_database_refuses_is_told_in_the_log_and_the_page_is_right(
+    pair: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A line stands where the next should: the reader sees the events, and the log names why."""
+    read(pair.one)
+    stray = Statements.rows(SHARD).get(account=pair.one.number)
+    stray.pk, stray.version, stray.balance = None, 2, 5
+    stray.save(using=SHARD, force_insert=True)
+    pair.pay(10, "a")
+    assert [line.balance for line in read(pair.one)] == [990, 1_000]
+    assert "The statements on shard_0 are not fed: " in caplog.text
+
+
 # Exact, whatever happens at once
+
+
+@committed
+@pytest.mark.parametrize("shard", ["shard_0", "shard_1"])
+def test_a_page_of_new_accounts_and_old_ones_counts_on_from_what_each_had(shard: str) -> None:
+    pair = Pair(shard=shard)
+    catch_up(Statements(), using=shard)
+    Account.objects.using(shard).create(number="new", customer=pair.one.customer, balance=300)
+    pair.pay(10, "a")
+    assert catch_up(Statements(), using=shard) == 3  # in one page
+    assert on_statements(shard) == in_ledger(shard)
 
 
 @committed
