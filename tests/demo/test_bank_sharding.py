@@ -150,3 +150,16 @@ def test_staff_ask_one_shard_for_what_an_id_names(api_bank: Bank) -> None:
         with queries_by_database() as counted:
             assert staff.get(address).status_code == status
         assert counted == {"default": 1, api_bank.away: 1}, address
+
+
+@pytest.mark.usefixtures("api_no_throttles")
+def test_the_payer_s_shard_is_asked_for_the_payee_first(api_bank: Bank) -> None:
+    with queries_by_database() as counted:
+        answer = api_bank.client("carol").post(
+            "/api/transfers/",
+            {"payer": "carol-1", "payee": f"resident-{api_bank.away}", "amount": "1.00"},
+            format="json",
+            headers={"Idempotency-Key": "k"},
+        )
+    assert answer.status_code == 201, answer.content
+    assert set(counted) == {"default", api_bank.away}
