@@ -36,6 +36,10 @@ class ShardingSettings(Section):
     """The database that holds the map."""
     map_max_age_seconds: float = 5.0
     """How long a process uses a map before it reads the map's number again."""
+    request_key: str = ""
+    """Dotted path of the function that tells `ShardMiddleware` a request's shard key."""
+    request_lock: bool = False
+    """Whether nothing in such a request may go to another shard."""
 
     @property
     def apps(self) -> frozenset[str]:
