@@ -10,9 +10,12 @@ from dbpatterns.errors import DBPatternsError, UsageError
 __all__ = [
     "CrossShardError",
     "MapChanged",
+    "MigrationFailed",
     "PartNotEmpty",
+    "ShardBusy",
     "ShardKeyChanged",
     "ShardKeyRequired",
+    "ShardUnavailable",
     "StaleShardMap",
     "UnplacedKey",
     "WrongShard",
@@ -110,3 +113,39 @@ class StaleShardMap(DBPatternsError, OperationalError):
             "read again: run the transaction once more."
         )
         self.model = model
+
+
+class ShardUnavailable(DBPatternsError, OperationalError):
+    """A shard did not answer within its deadline, or refused the connection."""
+
+    def __init__(self, shard: str, *, why: str) -> None:
+        super().__init__(
+            f"Shard {shard!r} is not available: {why}. Start its server or mend the way to it, and "
+            "try again."
+        )
+        self.shard, self.why = shard, why
+
+
+class ShardBusy(DBPatternsError):
+    """Another run migrates the shard."""
+
+    def __init__(self, shard: str) -> None:
+        super().__init__(
+            f"Another run migrates shard {shard!r}: let it end, and run this again if it fails."
+        )
+        self.shard = shard
+
+
+class MigrationFailed(DBPatternsError):
+    """A shard's migrations ended by an error; those before it stay applied."""
+
+    def __init__(self, shard: str, migration: str | None, cause: Exception) -> None:
+        where = f"in {migration}" if migration else "outside any migration"
+        super().__init__(f"Shard {shard!r} failed {where}: {cause_of(cause)}")
+        self.shard, self.migration = shard, migration
+
+
+def cause_of(error: Exception) -> str:
+    """Return an error in one line, with its type."""
+    said = " ".join(str(error).split())
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__

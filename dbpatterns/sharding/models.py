@@ -1,10 +1,18 @@
-"""The map's tables, on the control database, and the fences of each shard, on the shard."""
+"""The map's tables and the record of migrations, on the control database; fences, on each shard."""
 
 from django.db import models
 
 from dbpatterns.conf import require_installed
 
-__all__ = ["Fence", "FencedGroup", "MapChange", "PlacedKey", "ShardGroup", "SlotRange"]
+__all__ = [
+    "Fence",
+    "FencedGroup",
+    "MapChange",
+    "PlacedKey",
+    "ShardGroup",
+    "ShardMigration",
+    "SlotRange",
+]
 
 require_installed("dbpatterns.sharding")
 
@@ -122,3 +130,34 @@ class Fence(models.Model):
 
     def __str__(self) -> str:
         return f"{self.group} {self.low}"
+
+
+class ShardMigration(models.Model):
+    """What `migrate --shards` last did with a migration on a shard; kept for people."""
+
+    class State(models.TextChoices):
+        """How far it is; a process that was killed leaves it running."""
+
+        RUNNING = "running"
+        DONE = "done"
+        FAILED = "failed"
+
+    shard = models.CharField(max_length=100)
+    app = models.CharField(max_length=255)
+    name = models.CharField(max_length=255)
+    state = models.CharField(max_length=10, choices=State)
+    error = models.TextField(blank=True)
+    started_at = models.DateTimeField()
+    finished_at = models.DateTimeField(null=True)
+
+    class Meta:
+        db_table = "dbpatterns_sharding_shardmigration"
+        ordering = ["-started_at", "shard"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["shard", "app", "name"], name="dbpatterns_sharding_migration_once"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.shard} {self.app}.{self.name}: {self.state}"

@@ -30,6 +30,7 @@ COMMANDS = {
     "transaction_report": "dbpatterns",
     "purge_idempotency_keys": "dbpatterns.idempotency",
     "rebuild_projection": "dbpatterns.eventstore",
+    "migrate": "dbpatterns.sharding",
     "verify_ledger": "dbpatterns.ledger",
     "expire_transfers": "dbpatterns.ledger",
     "shard_map": "dbpatterns.sharding",

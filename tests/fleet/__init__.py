@@ -1,0 +1,1 @@
+"""An app of the tests, on shards only, with nothing but migrations: for runs of `migrate`."""

@@ -1,0 +1,15 @@
+from django.db import migrations, models
+
+
+class Migration(migrations.Migration):
+    initial = True
+    dependencies = [("dbpatterns_sharding", "0003_shard_migration")]
+    operations = [
+        migrations.CreateModel(
+            name="Van",
+            fields=[
+                ("id", models.UUIDField(primary_key=True)),
+                ("plate", models.CharField(max_length=20)),
+            ],
+        )
+    ]
