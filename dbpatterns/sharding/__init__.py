@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from dbpatterns.sharding.base import ShardedModel
     from dbpatterns.sharding.context import current_shard, shard, single_shard
     from dbpatterns.sharding.fields import ShardedIdField, ShardedUUIDField
+    from dbpatterns.sharding.lookups import LookupIndex
     from dbpatterns.sharding.querysets import ShardedManager, ShardedQuerySet
     from dbpatterns.sharding.reference import ReferenceModel
     from dbpatterns.sharding.router import ShardRouter
     from dbpatterns.sharding.shard_map import shard_for, shards
 
 __all__ = [
+    "LookupIndex",
     "ReferenceModel",
     "ShardRouter",
     "ShardedIdField",
@@ -32,6 +34,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "LookupIndex": "lookups",
     "ReferenceModel": "reference",
     "ShardRouter": "router",
     "ShardedIdField": "fields",

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Self
 from django.db import models
 
 from dbpatterns.sharding.keys import key_of
+from dbpatterns.sharding.lookups import claimed
 from dbpatterns.sharding.querysets import ShardedManager, place, refuse_other_key
 from dbpatterns.sharding.stale import rerouted
 
@@ -36,9 +37,18 @@ class ShardedModel(models.Model):
         One more, which reads the key, for a row that was read without it.
         Raises: ShardKeyChanged: it was read under another key. WrongShard: `using` is not the
             key's. ShardKeyRequired: there is none. StaleShardMap: within a transaction.
+            ValueTaken: by a lookup index.
         """
         refuse_other_key(self)
-        super().save(using=place(self, using), **options)
+        alias = place(self, using)
+        with claimed(
+            type(self),
+            [self],
+            alias,
+            written=options.get("update_fields"),
+            are_new=bool(options.get("force_insert")),
+        ):
+            super().save(using=alias, **options)
         self._state.shard_key = key_of(self)  # type: ignore[attr-defined]
 
     def delete(self, using: str | None = None, keep_parents: bool = False) -> Any:

@@ -13,6 +13,7 @@ from dbpatterns.errors import ConfigurationError
 from dbpatterns.sharding.conf import ShardingSettings
 from dbpatterns.sharding.fields import CarriesSlot, ShardedIdField
 from dbpatterns.sharding.keys import group_of, is_held, is_key, is_sharded, key_field
+from dbpatterns.sharding.lookups import declared
 from dbpatterns.sharding.querysets import ShardedQuerySet
 from dbpatterns.sharding.reference import is_reference
 from dbpatterns.sharding.strategies import STRATEGIES
@@ -37,7 +38,7 @@ def check_sharding(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[ch
 def check_models(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[checks.CheckMessage]:
     """Report sharded models whose rows would go astray; touches no database.
 
-    Ids: dbpatterns_sharding.E009 to E015.
+    Ids: dbpatterns_sharding.E009 to E017.
     """
     try:
         ShardingSettings.load()
@@ -197,6 +198,28 @@ def problems_of(model: type[Model]) -> Iterator[checks.CheckMessage]:
                 "(db_constraint=False).",
                 obj=model,
                 id="dbpatterns_sharding.E013",
+            )
+    yield from _index_problems(model)
+
+
+def _index_problems(model: type[Model]) -> Iterator[checks.CheckMessage]:
+    for index in declared(model):
+        why = index.problem(model)
+        if why is not None:
+            yield checks.Error(
+                f"{model._meta.label} has a lookup index, and {why}.",
+                hint="Index a unique column of integers, UUIDs or short texts.",
+                obj=model,
+                id="dbpatterns_sharding.E016",
+            )
+        sharding = ShardingSettings.load()
+        if sharding.control in sharding.shards:
+            yield checks.Error(
+                f"{model._meta.label} has a lookup index, whose entries are to be in "
+                f"{sharding.control!r}, which is a shard.",
+                hint="Keep them apart: set CONTROL to a database that is no shard.",
+                obj=model,
+                id="dbpatterns_sharding.E017",
             )
 
 

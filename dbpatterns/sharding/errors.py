@@ -5,6 +5,8 @@ from typing import ClassVar
 
 from django.db import OperationalError
 
+from django.db import IntegrityError
+
 from dbpatterns.errors import DBPatternsError, UsageError
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "ShardUnavailable",
     "StaleShardMap",
     "UnplacedKey",
+    "ValueTaken",
     "WrongShard",
 ]
 
@@ -73,6 +76,17 @@ class UnplacedKey(DBPatternsError, LookupError):
             f"`manage.py shard_map assign --group {group}` gives it one."
         )
         self.group, self.key = group, key
+
+
+class ValueTaken(DBPatternsError, IntegrityError):
+    """A value of a lookup index belongs to another row, or to one that is being written."""
+
+    def __init__(self, model: str, field: str, value: str) -> None:
+        super().__init__(
+            f"{model} with {field} {value!r} is there already, or is being written, on one of the "
+            "shards. Nothing was written; take another value, or try again."
+        )
+        self.model, self.field, self.value = model, field, value
 
 
 class MapChanged(DBPatternsError):

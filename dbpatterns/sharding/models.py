@@ -1,12 +1,16 @@
-"""The map's tables and the record of migrations, on the control database; fences, on each shard."""
+"""This app's tables: all on the control database, but for the fences, which are on each shard."""
+
+import uuid
 
 from django.db import models
+from django.utils import timezone
 
 from dbpatterns.conf import require_installed
 
 __all__ = [
     "Fence",
     "FencedGroup",
+    "LookupEntry",
     "MapChange",
     "PlacedKey",
     "ShardGroup",
@@ -161,3 +165,40 @@ class ShardMigration(models.Model):
 
     def __str__(self) -> str:
         return f"{self.shard} {self.app}.{self.name}: {self.state}"
+
+
+class LookupEntry(models.Model):
+    """A value of a lookup index, and the key of its row."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    index = models.CharField(max_length=200)
+    value = models.CharField(max_length=255)
+    key = models.CharField(max_length=300, blank=True)
+    """Its type and its text; empty while the row gets it by its INSERT."""
+    shard = models.CharField(max_length=100)
+    """Where the row was, or is to be, written."""
+    token = models.UUIDField()
+    """Who wrote the entry last."""
+    is_settled = models.BooleanField(default=False)
+    """The row is there; else it may be, or come, or go: look at the shard."""
+    changed_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        db_table = "dbpatterns_sharding_lookupentry"
+        verbose_name_plural = "lookup entries"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["index", "value"], name="dbpatterns_sharding_value_once"
+            )
+        ]
+        indexes = [
+            models.Index(
+                fields=["index", "changed_at"],
+                condition=models.Q(is_settled=False),
+                name="dbpatterns_sharding_pending",
+            ),
+            models.Index(fields=["token"], name="dbpatterns_sharding_token"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.index} {self.value}: {self.key}"

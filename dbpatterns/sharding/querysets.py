@@ -21,6 +21,7 @@ from dbpatterns.sharding.errors import (
 )
 from dbpatterns.sharding.fields import home_by_lot
 from dbpatterns.sharding.keys import home_of, key_field, key_of
+from dbpatterns.sharding.lookups import claimed, indexes_of, shards_by_lookup
 from dbpatterns.sharding.routing import refuse_foreign, shards_of
 from dbpatterns.sharding.shard_map import shards
 from dbpatterns.sharding.stale import rerouted
@@ -103,7 +104,7 @@ class ShardedQuerySet(models.QuerySet[Any]):
 
     def _named(self) -> str | None:
         """Return the shard that the conditions name."""
-        found = shards_of(self.query)
+        found = self._told()
         if found is None:
             return None
         if len(found) > 1:
@@ -117,6 +118,13 @@ class ShardedQuerySet(models.QuerySet[Any]):
         alias = next(iter(found), None) or self._hinted() or current_shard() or shards()[0]
         refuse_foreign(self.query, alias, is_pinned=False)
         return enter(self.model._meta.label, alias)
+
+    def _told(self) -> frozenset[str] | None:
+        """Return the shards that the conditions tell; a query when only a lookup index knows."""
+        found = shards_of(self.query)
+        if found is None and not self.query.combined_queries:
+            return shards_by_lookup(self.query)
+        return found
 
     def _pinned(self) -> str:
         """Return the shard that the code around says, for conditions that name none."""
@@ -178,8 +186,12 @@ class ShardedQuerySet(models.QuerySet[Any]):
         leaves a part, which is then whole on its shard.
         """
         rows = list(objs)
+        conflicts = {"ignore_conflicts", "update_conflicts"} & {k for k, v in options.items() if v}
+        if conflicts or args[1:]:
+            self._refuse_indexed(None, "a row that is there decides what becomes of another")
         for alias, each in self._split(rows):
-            super(ShardedQuerySet, self.using(alias)).bulk_create(each, *args, **options)
+            with claimed(self.model, each, alias, are_new=True):
+                super(ShardedQuerySet, self.using(alias)).bulk_create(each, *args, **options)
         for row in rows:
             row._state.shard_key = key_of(row)  # as `save` does
         return rows
@@ -193,15 +205,20 @@ class ShardedQuerySet(models.QuerySet[Any]):
         self._refuse_key(names)
         for row in rows:
             refuse_other_key(row)
-        return sum(
-            super(ShardedQuerySet, self.using(alias)).bulk_update(each, names, *args, **options)
-            for alias, each in self._split(rows)
-        )
+        changed = 0
+        for alias, each in self._split(rows):
+            with claimed(self.model, each, alias, written=names):
+                here = self.using(alias)
+                here._hints = {**here._hints, "claimed": True}  # for the update that Django makes
+                changed += super(ShardedQuerySet, here).bulk_update(each, names, *args, **options)
+        return changed
 
     @rerouted
     def update(self, **values: Any) -> int:
         """Change the rows of one shard; one statement."""
         self._refuse_key(values)
+        if "claimed" not in self._hints:
+            self._refuse_indexed(values, "its entry is made before the row is written")
         asking = {f"new_{name}": each for name, each in values.items() if _asks(each)}
         here = self.using(self.annotate(**asking).db) if asking else self
         return super(ShardedQuerySet, here).update(**values)
@@ -228,7 +245,7 @@ class ShardedQuerySet(models.QuerySet[Any]):
     def _at(self, values: Any, defaults: Any) -> "ShardedQuerySet":
         if self._db:
             return self
-        named = shards_of(self.filter(**values).query)
+        named = self.filter(**values)._told()
         if named is not None and len(named) == 1:
             return self.using(enter(self.model._meta.label, next(iter(named))))
         own = {each.name for each in self.model._meta.concrete_fields} | {
@@ -249,6 +266,14 @@ class ShardedQuerySet(models.QuerySet[Any]):
                 for alias in parts:
                     stack.enter_context(transaction.atomic(using=alias))
             yield from parts.items()
+
+    def _refuse_indexed(self, names: Iterable[str] | None, why: str) -> None:
+        for index in indexes_of(self.model):
+            if names is None or {index.field, index.column.attname} & set(names):
+                raise UsageError(
+                    f"{self.model._meta.label}.{index.field} has a lookup index, and {why}: read "
+                    "the rows and save them."
+                )
 
     def _refuse_key(self, names: Iterable[str]) -> None:
         field = key_field(self.model)

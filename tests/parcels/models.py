@@ -2,9 +2,19 @@
 
 from django.db import models
 
-from dbpatterns.sharding import ShardedIdField, ShardedModel, ShardedUUIDField
+from dbpatterns.sharding import LookupIndex, ShardedIdField, ShardedModel, ShardedUUIDField
 
-__all__ = ["Consignment", "Courier", "Depot", "Parcel", "Scan"]
+__all__ = [
+    "Badge",
+    "Consignment",
+    "Courier",
+    "Depot",
+    "Member",
+    "Parcel",
+    "Scan",
+    "Station",
+    "Stranger",
+]
 
 
 class Courier(ShardedModel):
@@ -60,3 +70,52 @@ class Depot(ShardedModel):
 
     def __str__(self) -> str:
         return self.name
+
+
+class Stranger(ShardedModel):
+    """One address on each shard."""
+
+    shard_key = "id"
+    id = models.BigIntegerField(primary_key=True)
+    email = models.EmailField(unique=True)
+
+    def __str__(self) -> str:
+        return self.email
+
+
+class Member(ShardedModel):
+    """One address over all shards."""
+
+    shard_key = "id"
+    id = models.BigIntegerField(primary_key=True)
+    name = models.CharField(max_length=50, blank=True)
+    email = models.EmailField(unique=True, null=True, blank=True)
+    email_index = LookupIndex("email")
+
+    def __str__(self) -> str:
+        return self.email or ""
+
+
+class Badge(ShardedModel):
+    """A member's, and goes with her."""
+
+    shard_key = "member"
+    id = ShardedUUIDField()
+    member = models.ForeignKey(Member, models.CASCADE)
+    code = models.CharField(max_length=20, unique=True)
+    code_index = LookupIndex("code")
+
+    def __str__(self) -> str:
+        return self.code
+
+
+class Station(ShardedModel):
+    """Gets its key by its INSERT."""
+
+    shard_key = "id"
+    id = ShardedIdField()
+    number = models.IntegerField(unique=True)
+    number_index = LookupIndex("number")
+
+    def __str__(self) -> str:
+        return str(self.number)
