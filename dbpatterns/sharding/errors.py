@@ -3,9 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
-from django.db import OperationalError
-
-from django.db import IntegrityError
+from django.db import IntegrityError, OperationalError
 
 from dbpatterns.errors import DBPatternsError, UsageError
 

@@ -34,6 +34,7 @@ COMMANDS = {
     "verify_ledger": "dbpatterns.ledger",
     "expire_transfers": "dbpatterns.ledger",
     "shard_map": "dbpatterns.sharding",
+    "sweep_lookups": "dbpatterns.sharding",
     "demo": "demo.web",
     "import_wxr": "demo.blog",
     "import_bank": "demo.banking",
