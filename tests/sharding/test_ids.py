@@ -51,7 +51,7 @@ from dbpatterns.sharding.ids import (
 )
 from dbpatterns.sharding.shard_map import ShardMap, pinned, shard_for, shard_map, shards
 from dbpatterns.sharding.strategies import LOWEST, Directory, Hash, Range
-from tests.parcels.models import Consignment, Courier, Depot, Parcel, Scan
+from tests.parcels.models import Consignment, Courier, Depot, Parcel, Scan, Station
 from tests.processes import in_threads, start_process, until
 
 NOON = datetime(2026, 11, 26, 12, tzinfo=UTC)
@@ -947,7 +947,7 @@ def test_where_a_slot_is_on_several_shards_ids_of_64_bits_are_an_error(strategy:
     with override_settings(DBPATTERNS={**patterns, "SHARDING": sharding}):
         found = check_models([apps.get_app_config("parcels")])
     assert {(each.obj, each.id) for each in found} == {
-        (model, "dbpatterns_sharding.E014") for model in (Parcel, Scan, Depot)
+        (model, "dbpatterns_sharding.E014") for model in (Parcel, Scan, Depot, Station)
     }
 
 

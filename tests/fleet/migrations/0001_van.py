@@ -3,7 +3,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     initial = True
-    dependencies = [("dbpatterns_sharding", "0003_shard_migration")]
+    dependencies = [("dbpatterns_sharding", "0005_lookup_entries")]
     operations = [
         migrations.CreateModel(
             name="Van",
