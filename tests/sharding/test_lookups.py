@@ -20,6 +20,7 @@ from dbpatterns.sharding.checks import problems_of
 from dbpatterns.sharding.errors import CrossShardError, ShardKeyRequired, ValueTaken
 from dbpatterns.sharding.lookups import indexes_of
 from dbpatterns.sharding.models import LookupEntry
+from dbpatterns.sharding.reservations import resolve
 from tests.parcels.models import Badge, Member, Station, Stranger
 from tests.processes import in_threads, start_process
 from tests.sharding.operations import ONE, OTHER, SAME
@@ -196,6 +197,17 @@ def test_a_rollback_frees_the_value_for_who_wants_it() -> None:
     undone(outer=False)
     Member.objects.create(id=B, email="eva@example.com")
     assert found() == {"eva@example.com": (B, True), "olga@example.com": (A2, True)}
+
+
+@committed
+def test_the_sweeper_leaves_an_entry_that_another_has_taken_since_it_was_read() -> None:
+    with transaction.atomic(using=shard_for(A)):
+        Member.objects.create(id=A, email="eva@example.com")
+        transaction.set_rollback(True, using=shard_for(A))
+    left = LookupEntry.objects.get()
+    Member.objects.create(id=B, email="eva@example.com")
+    assert resolve(indexes_of(Member)[0], left) is None
+    assert found() == {"eva@example.com": (B, True)}
 
 
 @committed
