@@ -78,10 +78,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session", autouse=True)
 def first_maps() -> Iterator[None]:
     """Place rows by the first maps, unread: else a map's age would add to counts of queries."""
-    from dbpatterns.sharding.conf import ShardingSettings
-    from dbpatterns.sharding.shard_map import first_map, pinned
+    from dbpatterns.testing.sharding import pinned_maps
 
-    with pinned({name: first_map(name) for name in ShardingSettings.load().groups}):
+    with pinned_maps():
         yield
 
 

@@ -87,14 +87,17 @@ def shard_for(key: Key, group: str | None = None) -> str:
     No query but the map's own, once in `MAP_MAX_AGE_SECONDS`.
     Raises: UnplacedKey, UsageError, ConfigurationError.
     """
-    return shard_map(group or _only_group()).shard_of(key)
+    return shard_map(group).shard_of(key)
 
 
-def shard_map(group: str) -> ShardMap:
-    """Return the map of a group; a query when it is too old, four more when it has changed.
+def shard_map(group: str | None = None) -> ShardMap:
+    """Return the map of a group, of the only one if None.
 
+    A query when it is too old, four more when it has changed.
     Raises: ConfigurationError: there is no such group, or no such map in the control database.
     """
+    if group is None:
+        group = _only_group()
     if _pinned and group in _pinned[-1]:
         return _pinned[-1][group]
     known = _known.get(group)

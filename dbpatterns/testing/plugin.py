@@ -3,7 +3,7 @@
 A test's own call is guarded, and so are the requests of its test client; what fixtures do to
 set up is not. `@pytest.mark.nplusone("off")` changes the mode of a test, and takes `allow=` and
 the other arguments of `guard`. Without the option the plugin imports nothing and does nothing,
-except for a marked test and for the fixture `nplusone`.
+except for a marked test and for the fixtures, `nplusone` and `pinned_shard_maps`.
 """
 
 from collections.abc import Generator, Iterator
@@ -14,7 +14,7 @@ import pytest
 if TYPE_CHECKING:
     from dbpatterns.queries import Finding, Report, guard
 
-__all__ = ["nplusone"]
+__all__ = ["nplusone", "pinned_shard_maps"]
 
 _MODES = ("raise", "warn", "log", "autofix", "off")
 _KEPT = pytest.StashKey["_Kept"]()
@@ -129,6 +129,15 @@ def nplusone(request: pytest.FixtureRequest) -> "Iterator[Report]":
     yield watching.__enter__()
     error = request.node.stash.get(_ERROR, None)
     watching.__exit__(None if error is None else type(error), error, None)
+
+
+@pytest.fixture
+def pinned_shard_maps() -> Iterator[None]:
+    """Place rows of sharded models by the settings' first maps, and read no map."""
+    from dbpatterns.testing.sharding import pinned_maps
+
+    with pinned_maps():
+        yield
 
 
 def _mode(config: pytest.Config) -> str | None:
