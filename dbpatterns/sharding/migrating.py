@@ -173,4 +173,4 @@ def _end(record: ShardMigration, state: "ShardMigration.State", error: str = "")
 
 
 def _records() -> Any:
-    return ShardMigration.objects.using(ShardingSettings.load().control)
+    return ShardMigration._default_manager.using(ShardingSettings.load().control)

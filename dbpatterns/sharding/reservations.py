@@ -43,7 +43,7 @@ __all__ = ["enter", "entries", "holding", "release", "resolve"]
 def entries(index: LookupIndex) -> "QuerySet[LookupEntry]":
     """Return the entries of an index, in the control database."""
     control = ShardingSettings.load().control
-    return LookupEntry.objects.using(control).filter(index=index.label)
+    return LookupEntry._default_manager.using(control).filter(index=index.label)
 
 
 @contextmanager
