@@ -1,10 +1,12 @@
 """The statements of the fences: names and one group are put in, quoted; nothing of a user's."""
 
 from typing import Any
+from uuid import UUID
 
-from django.db.models import Model, UUIDField
+from django.db.backends.utils import truncate_name
+from django.db.models import Model
 
-from dbpatterns.sharding.keys import end_field, key_field
+from dbpatterns.sharding.keys import key_field, kind_of
 from dbpatterns.sharding.models import Fence, FencedGroup
 from dbpatterns.sharding.stale import FENCE
 
@@ -74,11 +76,11 @@ def make(connection: Any, model: type[Model], group: str) -> None:
     }
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
-            kind = _type(field, "bigint", "uuid", "text")
+            kind = {int: "bigint", str: "text", UUID: "uuid"}[kind_of(field)]
             collate = 'COLLATE "C"' if kind == "text" else ""
             cursor.execute(_POSTGRESQL.format(type=kind, collate=collate, **names))
         else:
-            kind = _type(field, "INTEGER", "TEXT", "TEXT")
+            kind = "INTEGER" if kind_of(field) is int else "TEXT"
             for event in _EVENTS:
                 trigger = quote(_trigger(model, event))
                 cursor.execute(_SQLITE.format(type=kind, trigger=trigger, event=event, **names))
@@ -97,22 +99,9 @@ def drop(connection: Any, model: type[Model]) -> None:
                 cursor.execute(f"DROP TRIGGER IF EXISTS {quote(_trigger(model, event))}")
 
 
-def _type(field: Any, integer: str, uuid: str, text: str) -> str:
-    end = end_field(field)
-    if isinstance(end, UUIDField):
-        return uuid
-    return integer if end.get_internal_type().endswith(("IntegerField", "AutoField")) else text
-
-
 def _function(model: type[Model]) -> str:
-    return _short(f"{FENCE}_{model._meta.db_table}")
+    return truncate_name(f"{FENCE}_{model._meta.db_table}", 63)  # of PostgreSQL alone
 
 
 def _trigger(model: type[Model], event: str) -> str:
     return f"{FENCE}_{event.lower()}_{model._meta.db_table}"
-
-
-def _short(name: str) -> str:
-    from django.db.backends.utils import truncate_name
-
-    return truncate_name(name, 63)

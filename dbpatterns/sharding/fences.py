@@ -37,8 +37,8 @@ def close(alias: str, part: Part, owner: str) -> bool:
     """
     models = list(keyed_models(part.group))
     with _changing(alias, part.group, models):
-        found = {each._meta.label: part.rows(each, alias).count() for each in models}
-        if any(found.values()):
+        found = part.counts(alias)
+        if found:
             raise PartNotEmpty(part.group, part, shard=alias, rows=found)
         was_open = not _take_out(alias, part)
         _add(alias, part, owner)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import cache
 from typing import Any
+from uuid import UUID
 
 from django.core.exceptions import FieldDoesNotExist
 from django.db.models import (
@@ -40,6 +41,7 @@ __all__ = [
     "is_sharded",
     "key_field",
     "key_of",
+    "kind_of",
     "lie_together",
     "telling_columns",
 ]
@@ -95,6 +97,14 @@ def is_key(field: "Field[Any, Any]") -> bool:
     """Tell whether a field's values can be a shard key: integers, texts, UUIDs; no query."""
     end = end_field(field)
     return isinstance(end, IntegerField | AutoField | CharField | TextField | UUIDField)
+
+
+def kind_of(field: "Field[Any, Any]") -> type[int] | type[str] | type[UUID]:
+    """Return the type of a shard key's values; no query."""
+    end = end_field(field)
+    if isinstance(end, UUIDField):
+        return UUID
+    return str if isinstance(end, CharField | TextField) else int
 
 
 def is_own_key(model: type[Model]) -> bool:

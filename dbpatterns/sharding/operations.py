@@ -12,13 +12,13 @@ from uuid import uuid4
 
 from dbpatterns.errors import UsageError
 from dbpatterns.sharding.conf import ShardingSettings
-from dbpatterns.sharding.errors import MapChanged, UnplacedKey
+from dbpatterns.sharding.errors import MapChanged
 from dbpatterns.sharding.fences import close, closed_parts, reopen
 from dbpatterns.sharding.hashing import Key
 from dbpatterns.sharding.map_store import Rows, change, read
-from dbpatterns.sharding.parts import Part, keyed_models
+from dbpatterns.sharding.parts import Part
 from dbpatterns.sharding.shard_map import ShardMap
-from dbpatterns.sharding.strategies import LOWEST, decode, encode
+from dbpatterns.sharding.strategies import Range, encode
 
 __all__ = ["HandOver", "assign", "assigning", "split", "splitting"]
 
@@ -55,11 +55,10 @@ def assigning(group: str, key: Key, shard: str) -> "HandOver":
 def splitting(group: str, bound: Key, shard: str) -> "HandOver":
     """Return what `split` would do; reads the map, and changes nothing."""
     before = read(group)
-    if before.strategy.name != "range":
+    if not isinstance(before.strategy, Range):
         raise UsageError(f"The map of {group!r} is by {before.strategy.name}: only ranges split.")
     before.shard_of(bound)  # knows whether it is of the map's type
-    bounds = [decode(each) for each in Rows.of(before).keys if each != LOWEST]
-    above = min((each for each in bounds if each > bound), default=None)  # type: ignore[operator]
+    above = next((each for each, _ in before.strategy.bounds if each > bound), None)  # type: ignore[operator]
     return HandOver(before, Part(group, bound, above, is_range=True), shard)
 
 
@@ -81,20 +80,17 @@ class HandOver:
     @property
     def home(self) -> str | None:
         """The shard that has the part by the map; None for a region that is new."""
-        try:
-            return self.before.shard_of(self.part.low)
-        except UnplacedKey:
-            return None
+        return self.before.home_of(self.part.low)
 
     def rows(self) -> dict[str, int]:
         """Return how many rows stand in the way, by shard and model; a query on each."""
-        found = {
-            f"{alias}: {model._meta.label}": self.part.rows(model, alias).count()
-            for alias in {self.home, self.shard} - {None}
-            for model in keyed_models(self.part.group)
-            if self.home != self.shard and alias is not None
+        if self.home == self.shard:
+            return {}
+        return {
+            f"{alias}: {label}": count
+            for alias in filter(None, (self.home, self.shard))
+            for label, count in self.part.counts(alias).items()
         }
-        return {name: count for name, count in found.items() if count}
 
     def run(self) -> ShardMap:
         """Hand the part over, or finish what was interrupted; returns the map that is then true."""

@@ -7,12 +7,12 @@ from uuid import UUID
 
 from django.apps import apps
 from django.db import connections
-from django.db.models import CharField, F, Model, TextField, UUIDField
+from django.db.models import F, Model
 from django.db.models.functions import Collate
 
 from dbpatterns.errors import ConfigurationError
 from dbpatterns.sharding.hashing import Key
-from dbpatterns.sharding.keys import end_field, group_of, is_own_key, is_sharded, key_field
+from dbpatterns.sharding.keys import group_of, is_own_key, is_sharded, key_field, kind_of
 
 __all__ = ["Part", "key_type", "keyed_models", "text_of"]
 
@@ -48,6 +48,13 @@ class Part:
                 yield replace(self, high=other.low)
             if other.high is not None and _below(other.high, self.high):
                 yield replace(self, low=other.high)
+
+    def counts(self, alias: str) -> dict[str, int]:
+        """Return how many rows have these keys on a shard, by model; a query on each."""
+        found = {
+            each._meta.label: self.rows(each, alias).count() for each in keyed_models(self.group)
+        }
+        return {label: count for label, count in found.items() if count}
 
     def rows(self, model: type[Model], alias: str) -> Any:
         """Return the rows of a model on a shard that have these keys; no query yet.
@@ -86,10 +93,7 @@ def key_type(group: str) -> type[Key]:
     Raises: ConfigurationError: no model says a key.
     """
     for model in keyed_models(group):
-        field = end_field(key_field(model))
-        if isinstance(field, UUIDField):
-            return UUID
-        return str if isinstance(field, CharField | TextField) else int
+        return kind_of(key_field(model))
     raise ConfigurationError(f"Group {group!r} has no model with a shard key of its own.")
 
 

@@ -6,7 +6,7 @@ from string import ascii_uppercase
 from dbpatterns.sharding.hashing import SLOTS
 from dbpatterns.sharding.map_store import Rows
 from dbpatterns.sharding.shard_map import ShardMap, shards
-from dbpatterns.sharding.strategies import LOWEST, Hash, decode
+from dbpatterns.sharding.strategies import LOWEST, Hash, Range, decode
 
 __all__ = ["lines", "slots_of"]
 
@@ -28,8 +28,8 @@ def lines(shard_map: ShardMap) -> Iterator[str]:
         count = f"{placed:>7,} {placed_word}{'' if placed == 1 else 's'}" if rows.keys else ""
         yield f"  {letter} {alias:<20}{share if rows.slots else ''}{count}"
     yield from _slots(rows, letters)
-    if shard_map.strategy.name == "range":
-        yield from _bounds(rows, letters)
+    if isinstance(shard_map.strategy, Range):
+        yield from _bounds(shard_map.strategy, letters)
     else:
         yield from _keys(rows, letters)
 
@@ -59,13 +59,10 @@ def _slots(rows: Rows, letters: dict[str, str]) -> Iterator[str]:
         yield f"         * has slots of several shards; a letter is {CELL} slots"
 
 
-def _bounds(rows: Rows, letters: dict[str, str]) -> Iterator[str]:
-    placed = [(decode(each), each) for each in rows.keys if each != LOWEST]
-    bounds = sorted(placed, key=lambda each: each[0])
-    texts = ["the lowest", *(str(key) for key, _ in bounds)]
-    widest = max(map(len, texts))
-    for text, encoded in zip(texts, [LOWEST, *(each for _, each in bounds)], strict=True):
-        shard = rows.keys[encoded]
+def _bounds(placed: Range, letters: dict[str, str]) -> Iterator[str]:
+    bounds = [("the lowest", placed.keys[LOWEST]), *((str(key), at) for key, at in placed.bounds)]
+    widest = max(len(text) for text, _ in bounds)
+    for text, shard in bounds:
         yield f"  from {text:<{widest}}  {letters.get(shard, '?')} {shard}"
 
 

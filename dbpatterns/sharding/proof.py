@@ -5,13 +5,11 @@ from collections.abc import Iterator
 
 from django.db import DatabaseError
 
-from dbpatterns.sharding.errors import UnplacedKey
 from dbpatterns.sharding.fences import closed_parts
 from dbpatterns.sharding.keys import key_field
-from dbpatterns.sharding.map_store import Rows
 from dbpatterns.sharding.parts import Part, key_type, keyed_models
 from dbpatterns.sharding.shard_map import ShardMap, shards
-from dbpatterns.sharding.strategies import LOWEST, decode, encode
+from dbpatterns.sharding.strategies import Range
 
 __all__ = ["interrupted", "strays"]
 
@@ -35,11 +33,11 @@ def interrupted(shard_map: ShardMap) -> Iterator[str]:
 
 def _closed_at_home(shard_map: ShardMap, alias: str, part: Part) -> Iterator[str]:
     keys = [part.low]
-    if part.is_range:
-        bounds = (decode(each) for each in Rows.of(shard_map).keys if each != LOWEST)
+    if isinstance(shard_map.strategy, Range):
+        bounds = (each for each, _ in shard_map.strategy.bounds)
         keys += [each for each in bounds if part.overlaps(Part(part.group, each, each, True))]
     for key in keys:
-        if _home(shard_map, key) == alias:
+        if shard_map.home_of(key) == alias:
             verb = "split" if part.is_range else "assign"
             yield (
                 f"{alias} is closed to {key!r}, which is its own by the map: a change is under way "
@@ -57,16 +55,8 @@ def strays(shard_map: ShardMap) -> Iterator[str]:
             found: Counter[str | None] = Counter()
             keys = model._base_manager.using(alias).order_by(name).values_list(name, flat=True)
             for key in keys.iterator():
-                found[_home(shard_map, key)] += 1
+                found[shard_map.home_of(key)] += 1
             found.pop(alias, None)
             for home, count in sorted(found.items(), key=str):
                 where = f"belong on {home}" if home else "have no shard"
                 yield f"{count:,} of {model._meta.label} on {alias} {where}"
-
-
-def _home(shard_map: ShardMap, key: object) -> str | None:
-    encode(key)  # type: ignore[arg-type]
-    try:
-        return shard_map.shard_of(key)  # type: ignore[arg-type]
-    except UnplacedKey:
-        return None

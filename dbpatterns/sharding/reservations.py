@@ -32,7 +32,13 @@ from dbpatterns.sharding.keys import key_field, key_of
 from dbpatterns.sharding.lookups import LookupIndex, indexes_of, shards_of_entry
 from dbpatterns.sharding.models import LookupEntry
 from dbpatterns.sharding.strategies import encode
-from dbpatterns.transactions import Isolation, advisory_key, atomic, in_transaction
+from dbpatterns.transactions import (
+    Isolation,
+    LockTimeout,
+    advisory_xact_lock,
+    atomic,
+    in_transaction,
+)
 
 _FILE_SECONDS = 0.1
 """How long a look waits for a SQLite file; its writers are short."""
@@ -292,11 +298,11 @@ def _lock(index: LookupIndex, value: str, alias: str, *, wait: bool) -> bool:
         with connection.cursor() as cursor:
             cursor.execute(f"DELETE FROM {table} WHERE 0")  # a write, which is the file's lock
         return True
-    with connection.cursor() as cursor:
-        function = "pg_advisory_xact_lock" if wait else "pg_try_advisory_xact_lock"
-        number = advisory_key("dbpatterns lookup", index.label, value)
-        cursor.execute(f"SELECT {function}(%s)", [number])
-        return cursor.fetchone()[0] is not False
+    try:
+        advisory_xact_lock("dbpatterns lookup", index.label, value, wait=wait, using=alias)
+    except LockTimeout:
+        return False
+    return True
 
 
 def _encoded(row: Model) -> str:

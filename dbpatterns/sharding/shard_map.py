@@ -9,7 +9,7 @@ database does not answer, the map that is known goes on.
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from django.db import DatabaseError
@@ -56,6 +56,12 @@ class ShardMap:
             return self.strategy.shard_of(plain(key))
         except LookupError as error:
             raise UnplacedKey(self.group, key, why=str(error)) from error
+
+    def home_of(self, key: Key) -> str | None:
+        """Return the shard that holds a key, None when none does; no query."""
+        with suppress(UnplacedKey):
+            return self.shard_of(key)
+        return None
 
     def holders(self, slot: int) -> frozenset[str]:
         """Return the shards that may hold a row whose id carries this slot; no query."""

@@ -196,13 +196,14 @@ class Range:
             )
 
     @cached_property
-    def _bounds(self) -> list[tuple[Key, str]]:
+    def bounds(self) -> list[tuple[Key, str]]:
+        """The bounds above the lowest, in their order, and their shards."""
         placed = [(decode(key), shard) for key, shard in self.keys.items() if key != LOWEST]
         return sorted(placed, key=lambda each: each[0])
 
     @cached_property
     def _lower(self) -> list[Key]:
-        return [bound for bound, _ in self._bounds]
+        return [bound for bound, _ in self.bounds]
 
     @cached_property
     def shards(self) -> frozenset[str]:
@@ -217,7 +218,7 @@ class Range:
                 f"The map is of {type(self._lower[0]).__name__} keys, and {key!r} is none."
             )
         index = bisect_right(self._lower, key)
-        return self._bounds[index - 1][1] if index else self.keys[LOWEST]
+        return self.bounds[index - 1][1] if index else self.keys[LOWEST]
 
     def holders(self, slot: int) -> frozenset[str]:
         """Return all shards: a slot says nothing about a range."""

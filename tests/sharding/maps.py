@@ -4,6 +4,8 @@ import copy
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
+from typing import cast
 
 from django.conf import settings
 from django.db import connections
@@ -50,9 +52,9 @@ def with_strategy(name: str, max_age: float) -> dict[str, object]:
 
 def key_on(alias: str, start: int = 1) -> int:
     """Return an integer that the map places on a shard."""
-    from dbpatterns.sharding import shard_for
+    from dbpatterns.testing.sharding import keys_on
 
-    return next(key for key in range(start, start + 10_000) if shard_for(key, "bank") == alias)
+    return cast(int, next(keys_on(alias, group="bank", among=count(start))))
 
 
 def shard_environment() -> dict[str, str]:

@@ -46,7 +46,8 @@ class Command(OperationalCommand):
     def operate(self, **options: Any) -> Report:
         """Do one of the actions."""
         if options["action"] == "show":
-            return Report({"groups": [_facts(read(name)) for name in self._groups()]})
+            self._maps = [read(name) for name in self._groups()]
+            return Report({"groups": [_facts(each) for each in self._maps]})
         if options["action"] == "check":
             return self._check(options["rows"])
         group = self._only_group()
@@ -61,8 +62,8 @@ class Command(OperationalCommand):
         if self._options["action"] != "show" or self._options["format"] == "json":
             super().tell(facts)
             return
-        for name in self._groups():
-            for line in picture.lines(read(name)):
+        for each in self._maps:
+            for line in picture.lines(each):
                 self.stdout.write(line)
 
     def _hand_over(self, handing: HandOver, *, is_dry: bool) -> Report:
