@@ -60,19 +60,23 @@ class Peers(list["ReferenceType[Model]"]):
         """
         yield owner
         kind, database, key = type(owner), owner._state.db, owner._meta.pk.attname
-        start = self._turns.get(name, 0)
-        for index, each in enumerate(chain(self[start:], self[:start]), start):
-            row = each()
-            if (
-                row is not None
-                and row is not owner
-                and type(row) is kind
-                and row._state.db == database
-                and is_missing(row)
-                and vars(row).get(key, row) is not None  # a key of several columns is not there
-            ):
-                self._turns[name] = index % len(self)
-                yield row
+        start, size, last = self._turns.get(name, 0), len(self), None
+        try:
+            for index, each in enumerate(chain(self[start:], self[:start]), start):
+                row = each()
+                if (
+                    row is not None
+                    and row is not owner
+                    and type(row) is kind
+                    and row._state.db == database
+                    and is_missing(row)
+                    and row.__dict__.get(key, row) is not None  # several columns' is not there
+                ):
+                    last = index
+                    yield row
+        finally:  # also when nobody asks for more
+            if last is not None:
+                self._turns[name] = last % size
 
 
 def relation_of(descriptor: Any) -> Any:
@@ -152,10 +156,11 @@ def _fetch_as_prefetch(descriptor: Any, relation: Any, owner: Model, peers: Peer
     for chunk in _chunks(rows, _keys_at_once(owner._state.db)):
         found, key_of_found, key_of_row, *_ = descriptor.get_prefetch_querysets(chunk)
         by_key = {key_of_found(each): each for each in found}
+        keep, value_of = relation.set_cached_value, by_key.get
         for row in chunk:
-            value = by_key.get(key_of_row(row))
+            value = value_of(key_of_row(row))
             if value is not None or not is_forward:  # a dangling key fails when its row is asked
-                relation.set_cached_value(row, value)
+                keep(row, value)
 
 
 def fetch_sets(
