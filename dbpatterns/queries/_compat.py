@@ -19,8 +19,9 @@ public default of the fetch mode, and fetch modes reach sets.
 
 # Note [What a row costs]
 At most two small dicts and a weak reference, half a microsecond. More, on each of 10,000 rows, is
-what one sees in the benchmark: so the making of fresh rows is written out flat, a row whose
-model has no sets gets no cache for them, and what a batch fetches is made its own peers at once.
+what one sees in the benchmark: so the making of fresh rows is written out flat, with what the
+documentation of `from_db` shows in it, a row whose model has no sets gets no cache for them, and
+what a batch fetches is made its own peers at once.
 """
 
 import sys
@@ -154,22 +155,24 @@ def _stamper(model: type[Model], peers: Peers) -> Callable[..., Model]:
     if make.__func__ is not _FROM_DB or post_init.has_listeners(model):
         return _careful_stamper(model, peers)
     append, prune = peers.append, peers.prune
-    whole = -1 if _asks_sets(model) else len(model._meta.concrete_fields)
+    size, asks_sets = len(model._meta.concrete_fields), _asks_sets(model)
 
     def from_db(db: str, names: Any, values: Any, fetch_mode: Any = None) -> Model:
         # Nobody has seen the row: as `stamp`, without a look at what is there.
-        row: Model = make(db, names, values)
+        is_whole = len(values) == size
+        row: Model = model(*values) if is_whole else make(db, names, values)
         attributes = row.__dict__
+        state = attributes["_state"]
+        state.adding, state.db = False, db
         if HAS_FETCH_MODES:  # pragma: no cover - Django 6.1
-            state = attributes["_state"]
             if fetch_mode not in STAMPS:
                 state.fetch_mode = fetch_mode
                 return row
             state.peers, state.fetch_mode = peers, STAMPED
         else:
-            fields = attributes["_state"].fields_cache = _LazyFields()
+            fields = state.fields_cache = _LazyFields()
             fields.peers = peers
-        if len(values) != whole:
+        if asks_sets or not is_whole:
             sets = attributes["_prefetched_objects_cache"] = _LazySets()
             sets.loaded = _NOTHING
         if len(peers) >= peers.prune_at:
