@@ -6,7 +6,7 @@
 A query that names a key goes to that key's shard, in such a block too, unless it is locked.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from dbpatterns.sharding.errors import CrossShardError
 from dbpatterns.sharding.hashing import Key
 from dbpatterns.sharding.shard_map import shard_for
 
-__all__ = ["current_shard", "enter", "shard", "single_shard"]
+__all__ = ["current_shard", "enter", "enter_all", "shard", "single_shard"]
 
 
 @dataclass
@@ -80,3 +80,20 @@ def enter(what: str, alias: str) -> str:
             "block first, or drop the lock.",
         )
     return alias
+
+
+def enter_all(what: str, aliases: Sequence[str]) -> None:
+    """Refuse to use several shards in a block that is held to one.
+
+    Raises: CrossShardError.
+    """
+    scope = _scope.get()
+    if len(aliases) == 1:
+        enter(what, aliases[0])
+    elif scope is not None and scope.is_locked:
+        raise CrossShardError(
+            what,
+            aliases,
+            why=f"would go to {len(aliases)} shards ({', '.join(aliases)}), in a block that is "
+            "held to one: leave the block first, or drop the lock.",
+        )

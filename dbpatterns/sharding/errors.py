@@ -17,6 +17,7 @@ __all__ = [
     "ShardKeyRequired",
     "ShardUnavailable",
     "StaleShardMap",
+    "TooManyRows",
     "UnplacedKey",
     "ValueTaken",
     "WrongShard",
@@ -29,7 +30,7 @@ class ShardKeyRequired(UsageError):
     def __init__(self, model: str, key: str, *, why: str) -> None:
         super().__init__(
             f"{model} is sharded by {key!r}, and {why}. Put {key} into the query, say which by "
-            f"`with shard(key):`, or ask one shard after another by `.using(alias)`."
+            "`with shard(key):`, or ask all shards by `.fanout()`, one by `.using(alias)`."
         )
         self.model, self.key = model, key
 
@@ -155,6 +156,17 @@ class MigrationFailed(DBPatternsError):
         where = f"in {migration}" if migration else "outside any migration"
         super().__init__(f"Shard {shard!r} failed {where}: {cause_of(cause)}")
         self.shard, self.migration = shard, migration
+
+
+class TooManyRows(UsageError):
+    """A fan-out would hold more rows in memory than it may."""
+
+    def __init__(self, model: str, max_rows: int) -> None:
+        super().__init__(
+            f"A fan-out over {model} found more than {max_rows:,} rows: narrow or slice it, take "
+            "them one by one with `.iterator()`, or say `fanout(max_rows=…)`."
+        )
+        self.model, self.max_rows = model, max_rows
 
 
 def cause_of(error: Exception) -> str:

@@ -7,7 +7,7 @@ many are split by shard, in one transaction on each that commit together.
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.db import models, router, transaction
 
@@ -25,6 +25,9 @@ from dbpatterns.sharding.lookups import claimed, indexes_of, shards_by_lookup
 from dbpatterns.sharding.routing import refuse_foreign, shards_of
 from dbpatterns.sharding.shard_map import shards
 from dbpatterns.sharding.stale import rerouted
+
+if TYPE_CHECKING:
+    from dbpatterns.sharding.fanout import FanOut
 
 __all__ = ["ShardedManager", "ShardedQuerySet", "place", "refuse_other_key"]
 
@@ -112,8 +115,8 @@ class ShardedQuerySet(models.QuerySet[Any]):
                 self.model._meta.label,
                 found,
                 why=f"is about keys of {len(found)} shards ({', '.join(sorted(found))}), and one "
-                "shard would answer for its own alone. Ask each by `.using(alias)`, or one key "
-                "at a time.",
+                "shard would answer for its own alone. Ask all by `.fanout()`, each by "
+                "`.using(alias)`, or one key at a time.",
             )
         alias = next(iter(found), None) or self._hinted() or current_shard() or shards()[0]
         refuse_foreign(self.query, alias, is_pinned=False)
@@ -155,6 +158,15 @@ class ShardedQuerySet(models.QuerySet[Any]):
             )
         options.setdefault("using", self._db or self._hints.get("shard") or current_shard())
         return super().raw(*args, **options)
+
+    def fanout(self, *, max_rows: int = 300_000) -> "FanOut":
+        """Ask all shards, or those that the conditions name; no query yet.
+
+        A list holds at most `max_rows`.
+        """
+        from dbpatterns.sharding.fanout import FanOut
+
+        return FanOut(self.all(), max_rows=max_rows)
 
     @rerouted
     def create(self, **values: Any) -> Any:

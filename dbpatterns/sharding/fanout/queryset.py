@@ -1,0 +1,210 @@
+"""`FanOut`: a queryset over all shards, or over those that its conditions name."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing
+from itertools import islice
+from typing import Any, Self
+
+from django.db import models
+from django.db.models import prefetch_related_objects
+
+from dbpatterns.sharding.context import enter_all
+from dbpatterns.sharding.errors import TooManyRows
+from dbpatterns.sharding.fanout.merging import merged
+from dbpatterns.sharding.fanout.reading import read, stream
+from dbpatterns.sharding.fanout.refusals import refuse, refused
+from dbpatterns.sharding.fanout.statements import Statement
+from dbpatterns.sharding.routing import shards_of
+from dbpatterns.sharding.shard_map import shards
+
+__all__ = ["FanOut"]
+
+
+def _delegated(name: str) -> Callable[..., Any]:
+    def method(self: "FanOut", *args: Any, **values: Any) -> "FanOut":
+        return self._over(getattr(self._asked, name)(*args, **values))
+
+    method.__name__ = name
+    method.__doc__ = f"As Django's `{name}`; no query."
+    return method
+
+
+class FanOut:
+    """What a queryset asks, of all its shards; made by `ShardedQuerySet.fanout()`.
+
+    Lazy, as a queryset: each method gives another, and the shards are asked when it is listed.
+    A list is kept.
+    """
+
+    filter = _delegated("filter")
+    exclude = _delegated("exclude")
+    order_by = _delegated("order_by")
+    reverse = _delegated("reverse")
+    annotate = _delegated("annotate")
+    alias = _delegated("alias")
+    values = _delegated("values")
+    values_list = _delegated("values_list")
+    distinct = _delegated("distinct")
+    select_related = _delegated("select_related")
+    only = _delegated("only")
+    defer = _delegated("defer")
+    all = _delegated("all")
+
+    def __init__(
+        self,
+        asked: "models.QuerySet[Any]",
+        *,
+        max_rows: int,
+        prefetched: tuple[Any, ...] = (),
+    ) -> None:
+        self._asked = asked
+        self._max_rows = max_rows
+        self._prefetched = prefetched
+        self._listed: list[Any] | None = None
+
+    @property
+    def model(self) -> type[models.Model]:
+        """The model whose rows are asked for."""
+        return self._asked.model
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the rows have an order."""
+        return self._asked.ordered
+
+    def prefetch_related(self, *lookups: Any) -> Self:
+        """As Django's; the queries for one shard's rows go to that shard."""
+        return self._over(
+            self._asked, prefetched=() if lookups == (None,) else self._prefetched + lookups
+        )
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._list())
+
+    def __len__(self) -> int:
+        return len(self._list())
+
+    def __bool__(self) -> bool:
+        return bool(self._list())
+
+    def __getitem__(self, which: int | slice) -> Any:
+        if self._listed is not None:
+            return self._listed[which]
+        if isinstance(which, int):
+            if which < 0:
+                raise ValueError("Negative indexing is not supported.")
+            return self._over(self._asked[which : which + 1])._list()[0]
+        if which.step is not None:
+            return self._over(self._asked[which.start : which.stop])._list()[:: which.step]
+        return self._over(self._asked[which])
+
+    def iterator(self, chunk_size: int = 2000) -> Iterator[Any]:
+        """Return the rows without keeping them, `chunk_size` of each shard at a time.
+
+        By server-side cursors on PostgreSQL. No cap.
+        """
+        query: Any = self._asked.query
+        statements = self._statements(query.high_mark)
+        with ExitStack() as stack:  # a cursor left to the collector closes in another's work
+            parts = [stack.enter_context(closing(stream(each, chunk_size))) for each in statements]
+            rows = merged(statements, parts)
+            kept = islice(self._unlike(rows), query.low_mark, query.high_mark)
+            yield from self._with_related(kept, chunk_size)
+
+    def first(self) -> Any:
+        """Return the first row, by the primary key if there is no order; None without one."""
+        return next(iter((self if self.ordered else self.order_by("pk"))[:1]), None)
+
+    def last(self) -> Any:
+        """Return the last row, by the primary key if there is no order; None without one."""
+        return next(iter((self.reverse() if self.ordered else self.order_by("-pk"))[:1]), None)
+
+    def get(self, *args: Any, **values: Any) -> Any:
+        """Return the one row that meets the conditions; at most two rows of each shard.
+
+        Raises: the model's DoesNotExist and MultipleObjectsReturned.
+        """
+        found = list(self.filter(*args, **values).order_by()[:2])
+        label = self.model._meta.object_name
+        model: Any = self.model
+        if not found:
+            raise model.DoesNotExist(f"{label} matching query does not exist on any shard.")
+        if len(found) > 1:
+            raise model.MultipleObjectsReturned(f"get() returned more than one {label}.")
+        return found[0]
+
+    def exists(self) -> bool:
+        """Tell whether there is any row; asks each shard for one."""
+        asked: Any = self._asked
+        if not asked.query.is_sliced:
+            asked = asked.order_by()[:1]
+        return bool(self._over(asked, prefetched=())._list())
+
+    def in_bulk(self, id_list: Iterable[Any] | None = None, *, field_name: str = "pk") -> Any:
+        """Return rows by their ids; asks the shards that the ids name, all if they name none."""
+        rows = self if id_list is None else self.filter(**{f"{field_name}__in": list(id_list)})
+        return {getattr(row, field_name): row for row in rows.order_by()}
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or not hasattr(models.QuerySet, name):
+            raise AttributeError(f"'FanOut' object has no attribute {name!r}")
+        raise refused(
+            self.model,
+            f"do {name}()",
+            "Ask each shard by `.using(alias)`, or name the key in the query, or use "
+            "`with shard(key):`.",
+        )
+
+    def _over(self, asked: Any, **changed: Any) -> Self:
+        options = {"max_rows": self._max_rows, "prefetched": self._prefetched, **changed}
+        return type(self)(asked, **options)
+
+    def _statements(self, limit: int | None) -> list[Statement]:
+        asked: Any = self._asked
+        refuse(asked.query)
+        named = {asked._db} if asked._db else shards_of(asked.query)
+        aliases = [alias for alias in shards() if named is None or alias in named]
+        enter_all(self.model._meta.label, aliases)
+        made = [Statement(self._asked, alias, limit) for alias in aliases]
+        return [each for each in made if not each.is_empty]
+
+    def _list(self) -> list[Any]:
+        if self._listed is None:
+            query: Any = self._asked.query
+            cap = self._max_rows + 1 + query.low_mark
+            high = cap if query.high_mark is None else min(query.high_mark, cap)
+            statements = self._statements(high)
+            rows = merged(statements, [[each] for each in read(statements)])
+            kept = list(islice(self._unlike(rows), query.low_mark, high))
+            if len(kept) > self._max_rows:
+                raise TooManyRows(self.model._meta.label, self._max_rows)
+            self._listed = list(self._with_related(iter(kept), len(kept) or 1))
+        return self._listed
+
+    def _unlike(self, rows: Iterator[Any]) -> Iterator[Any]:
+        """Drop what another shard answered as well, where only unlike rows are asked for."""
+        if not self._asked.query.distinct:
+            return rows
+        return _unlike(rows)
+
+    def _with_related(self, rows: Iterator[Any], size: int) -> Iterator[Any]:
+        """Load what hangs on the rows, of each shard there."""
+        if not self._prefetched:
+            yield from rows
+            return
+        while some := list(islice(rows, size)):
+            of_shard: dict[str | None, list[Any]] = {}
+            for row in some:
+                of_shard.setdefault(row._state.db, []).append(row)
+            for group in of_shard.values():
+                prefetch_related_objects(group, *self._prefetched)
+            yield from some
+
+
+def _unlike(rows: Iterator[Any]) -> Iterator[Any]:
+    seen = set()
+    for row in rows:
+        mark = tuple(row.items()) if isinstance(row, dict) else row
+        if mark not in seen:
+            seen.add(mark)
+            yield row
