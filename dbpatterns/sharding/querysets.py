@@ -162,7 +162,8 @@ class ShardedQuerySet(models.QuerySet[Any]):
     def fanout(self, *, max_rows: int = 300_000) -> "FanOut":
         """Ask all shards, or those that the conditions name; no query yet.
 
-        A list holds at most `max_rows`.
+        Args:
+            max_rows: how many rows a list may hold; `iterator()` holds none.
         """
         from dbpatterns.sharding.fanout import FanOut
 

@@ -89,13 +89,13 @@ class Statement:
     def __init__(self, rows: "models.QuerySet[Any]", alias: str, limit: int | None) -> None:
         self.alias, self.connection = alias, connections[alias]
         self.rows = rows.using(alias)
-        query: Any = self.rows.query.chain(_Answered)
+        query: Any = self.rows.query  # its own, by using()
+        query.__class__ = _Answered  # as `Query.chain(klass)`; assigned anew it would give dicts
         query.clear_limits()
         query.set_limits(high=limit)
         compiler: Any = self.connection.ops.compiler("SQLCompiler")
         self.compiler = _keyed(compiler)(query, self.connection, alias)
         query.compiler = self.compiler
-        self.rows.query = query
         try:
             self.sql, self.params = self.compiler.as_sql()
             self.is_empty = False
