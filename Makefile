@@ -48,12 +48,15 @@ lint: $(VENV)/.dev ## Format, rules, layers, spelling, migrations, deploy checks
 types: $(VENV)/.dev ## Check the types, strictly.
 	$(BIN)/mypy
 
-chaos: $(VENV)/.dev ## Run what takes long: 10,000 generated histories, 200 kills, a minute of tailing.
+chaos: $(VENV)/.dev ## Run what takes long: 10,000 generated histories, 200 kills, races, a minute of tailing.
 	DBPATTERNS_TEST_HISTORIES=10000 $(BIN)/python -m pytest --vendor sqlite \
-	  tests/repositories/test_histories.py tests/ledger/test_histories.py tests/ledger/test_concurrency.py
+	  tests/repositories/test_histories.py tests/ledger/test_histories.py tests/ledger/test_concurrency.py \
+	  tests/sharding/test_random_querysets.py
 	DBPATTERNS_TEST_HISTORIES=10000 $(BIN)/python -m pytest --vendor postgresql \
 	  tests/repositories/test_histories.py tests/ledger/test_histories.py tests/ledger/test_concurrency.py \
-	  tests/ledger/test_kills.py tests/transactions/test_histories.py
+	  tests/ledger/test_kills.py tests/transactions/test_histories.py tests/sharding/test_random_querysets.py
+	DBPATTERNS_TEST_RACE_SECONDS=30 $(BIN)/python -m pytest --vendor sqlite tests/ledger/test_sums.py
+	DBPATTERNS_TEST_RACE_SECONDS=30 $(BIN)/python -m pytest --vendor postgresql tests/ledger/test_sums.py
 	DBPATTERNS_TEST_TAIL_SECONDS=60 $(BIN)/python -m pytest --vendor postgresql tests/eventstore/test_reading.py
 
 bench: $(VENV)/.bench ## Measure; a table, and JSON in benchmarks/results/; ONLY=SUBJECT for one.

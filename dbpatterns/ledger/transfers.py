@@ -196,10 +196,22 @@ def _make(alias: str, payment: Payment, reverses: int | None) -> Transfer:
         made.is_replay = is_replay
         return made
     status, posted = ("pending", 0) if payment.pending else ("posted", payment.amount)
-    key = payment.idempotency_key or ""
-    row = [number, source, destination, payment.amount, posted, currency, status]
-    row += [payment.reference, key, None, made_at, made_until, None]
-    return Transfer.from_db(alias, COLUMNS, row)
+    row = {
+        "id": number,
+        "source_id": source,
+        "destination_id": destination,
+        "amount": payment.amount,
+        "posted_amount": posted,
+        "currency": currency,
+        "status": status,
+        "reference": payment.reference,
+        "idempotency_key": payment.idempotency_key or "",
+        "reverses_id": None,
+        "created_at": made_at,
+        "expires_at": made_until,
+        "ended_at": None,
+    }
+    return Transfer.from_db(alias, COLUMNS, [row[name] for name in COLUMNS])
 
 
 def _end(alias: str, number: int, status: str, amount: int | None) -> Transfer:

@@ -89,6 +89,23 @@ def test_plain_locks_in_the_order_of_the_arguments_end_in_a_deadlock() -> None:
 
 
 @pytest.mark.django_db
+@pytest.mark.parametrize("pending", [False, True])
+def test_what_is_returned_is_what_is_stored_in_every_column(pending: bool) -> None:
+    payer, payee = funded(100, 0)
+    until = datetime.timedelta(hours=1) if pending else None
+    made = transfer(
+        *(payer, payee, 30),
+        idempotency_key="may",
+        pending=pending,
+        expires_in=until,
+        reference="rent",
+    )
+    assert Transfer.objects.filter(pk=made.pk).values().get() == {
+        each.attname: getattr(made, each.attname) for each in Transfer._meta.concrete_fields
+    }
+
+
+@pytest.mark.django_db
 def test_a_transfer_moves_money_and_leaves_an_entry_on_each_side() -> None:
     payer, payee = funded(100, 0)
     made = transfer(payer, payee, 30, reference="rent")
