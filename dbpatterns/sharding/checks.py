@@ -26,7 +26,7 @@ ROUTER = "dbpatterns.sharding.ShardRouter"
 def check_sharding(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[checks.CheckMessage]:
     """Report what the settings say that cannot be; touches no database.
 
-    Ids: dbpatterns_sharding.E001 to E008.
+    Ids: dbpatterns_sharding.E001 to E008, E020.
     """
     try:
         sharding = ShardingSettings.load()
@@ -75,6 +75,14 @@ def _setting_problems(sharding: ShardingSettings) -> Iterator[checks.CheckMessag
             hint="Name each shard once: the first map deals the slots to them.",
             id="dbpatterns_sharding.E002",
         )
+    for one, other, place in _same_databases(sharding.shards):
+        yield checks.Error(
+            f"Shards {one!r} and {other!r} are one database, {place}: each would have the other's "
+            "rows as its own.",
+            hint="Give each shard a database of its own, or leave one out of SHARDS before any map "
+            "deals slots to it.",
+            id="dbpatterns_sharding.E020",
+        )
     labels = {config.label for config in apps.get_app_configs()}
     for label in sorted(sharding.apps - labels):
         yield checks.Error(
@@ -109,6 +117,23 @@ def _setting_problems(sharding: ShardingSettings) -> Iterator[checks.CheckMessag
             hint="Set CONTROL to an alias of DATABASES.",
             id="dbpatterns_sharding.E007",
         )
+
+
+def _same_databases(aliases: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+    """Yield pairs of aliases that lead to one database by their settings, and where it is.
+
+    Two names of one server are not seen through: nobody is asked.
+    """
+    known: dict[tuple[str, ...], str] = {}
+    for alias in dict.fromkeys(aliases):
+        database = settings.DATABASES.get(alias, {})
+        name = str(database.get("NAME") or "")
+        if not name or ":memory:" in name or "mode=memory" in name:
+            continue  # by a service file, or each its own
+        parts = [str(database.get(part) or "") for part in ("HOST", "PORT")]
+        first = known.setdefault((name, *parts), alias)
+        if first != alias:
+            yield first, alias, ", ".join((repr(name), *filter(None, parts)))
 
 
 def _has_router() -> bool:

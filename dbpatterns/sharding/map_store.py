@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from django.db import ProgrammingError, connections, router, transaction
+from django.db import DatabaseError, ProgrammingError, connections, router, transaction
 from django.db.models import F, QuerySet
 
 from dbpatterns.errors import ConfigurationError
@@ -52,7 +52,9 @@ def read(group: str) -> ShardMap:
             row = _groups().get(pk=group)
         except ShardGroup.DoesNotExist:
             raise ConfigurationError(_missing(group)) from None
-        except ProgrammingError as error:
+        except DatabaseError as error:
+            if not _has_no_table(error):
+                raise
             raise ConfigurationError(_missing(group)) from error
         slots = SlotRange.objects.using(control).filter(group=group).order_by("first_slot")
         keys = PlacedKey.objects.using(control).filter(group=group)
@@ -103,6 +105,11 @@ def make_first_maps(using: str) -> None:
             if is_new:
                 _write(name, Rows.of(first_map(name)), Rows())
     forget()
+
+
+def _has_no_table(error: DatabaseError) -> bool:
+    """Tell what PostgreSQL has a class for and SQLite says as it says that a file is locked."""
+    return isinstance(error, ProgrammingError) or "no such table" in str(error)
 
 
 def _groups() -> "QuerySet[ShardGroup]":

@@ -69,11 +69,18 @@ def refuse_other_key(instance: models.Model) -> None:
     if instance._state.adding or after is None:
         return
     field = key_field(type(instance))
-    before = getattr(instance._state, "shard_key", None)
-    if before is None and instance._state.db is not None:
-        rows = type(instance)._base_manager.using(instance._state.db).filter(pk=instance.pk)
-        before = rows.values_list(field.attname, flat=True).first()
-    if before is not None and after != before:
+    before, there = getattr(instance._state, "shard_key", None), instance._state.db
+    if before is None:
+        if there is None:
+            return
+        rows = type(instance)._base_manager.using(there).filter(pk=instance.pk)
+        found = list(rows.values_list(field.attname, flat=True))
+        if not found:
+            return  # nothing is there that could be left behind
+        before = found[0]
+        if before is None and home_of(instance) == there:
+            return  # a row without a key gets one, and is in its place
+    if after != before:
         raise ShardKeyChanged(instance._meta.label, field.name, before=before, after=after)
 
 

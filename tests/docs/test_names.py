@@ -13,6 +13,7 @@ from django.utils.module_loading import import_string
 
 from dbpatterns import conf
 from dbpatterns.commands import Exit, OperationalCommand
+from dbpatterns.sharding import errors
 from tests.docs.pages import PAGES, ROOT, Page
 
 pytestmark = pytest.mark.once
@@ -73,6 +74,10 @@ def test_check_ids_are_those_of_the_source() -> None:
     assert set(CHECK_ID.findall(TEXT)) == in_source
     headings = re.findall(r"^## (\S+)$", docs("reference/checks.md"), re.MULTILINE)
     assert headings == sorted(in_source)
+
+
+def test_errors_of_sharding_are_those_of_the_source() -> None:
+    assert first_column(section(docs("reference/errors.md"), "Of sharding")) == set(errors.__all__)
 
 
 def test_settings_are_those_of_the_source() -> None:

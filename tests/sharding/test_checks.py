@@ -90,6 +90,28 @@ def test_a_request_s_transaction_on_every_shard_is_refused(
     assert [each.id for each in check_sharding(None)] == ["dbpatterns_sharding.E008"]
 
 
+def test_two_shards_in_one_database_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = shards()[:2]
+    first = settings.DATABASES[one]
+    for part in ("HOST", "PORT", "NAME"):
+        monkeypatch.setitem(settings.DATABASES[other], part, first[part])
+    (found,) = check_sharding(None)
+    assert found.id == "dbpatterns_sharding.E020"
+    assert f"Shards {one!r} and {other!r} are one database, {str(first['NAME'])!r}" in found.msg
+    for memory in ("", ":memory:", "file:shard?mode=memory"):  # each its own, or told elsewhere
+        for alias in (one, other):
+            monkeypatch.setitem(settings.DATABASES[alias], "NAME", memory)
+        assert check_sharding(None) == []
+    for part, values in {"HOST": ("a", "b"), "PORT": (1, 2), "NAME": ("a", "b")}.items():
+        monkeypatch.undo()
+        for name in ("HOST", "PORT", "NAME"):
+            for alias, value in zip((one, other), values, strict=True):
+                monkeypatch.setitem(
+                    settings.DATABASES[alias], name, value if name == part else "same"
+                )
+        assert check_sharding(None) == []
+
+
 @isolate_apps("tests.shop", "tests.testapp")
 def test_a_sharded_model_whose_rows_would_go_astray_is_told() -> None:
     from tests.shop.models import Order

@@ -7,10 +7,13 @@ from django.db import connections, models
 from django.test.utils import CaptureQueriesContext
 
 from dbpatterns.sharding import shard, shard_for, shards
+from dbpatterns.sharding.errors import ShardKeyChanged
 from dbpatterns.sharding.hashing import slot_of
 from dbpatterns.sharding.shard_map import ShardMap
 from dbpatterns.sharding.strategies import LOWEST, Directory, Geographic, Range, encode
-from tests.sharding.operations import ONE
+from demo.banking.models import Account, Customer
+from tests.sharding.maps import key_on
+from tests.sharding.operations import ONE, OTHER
 from tests.shop.models import Order
 
 
@@ -59,3 +62,31 @@ def test_only_a_row_that_was_read_without_its_key_is_asked_for_it() -> None:
     assert queries(unknowing) == 2
     assert queries(unknowing) == 1  # from now on it knows
     assert queries(Order(id=UUID(int=7), buyer_id=ONE)) == 1
+
+
+@pytest.mark.django_db(databases="__all__")
+def test_a_row_without_a_key_gets_one_of_its_shard_only() -> None:
+    here, there = shards()[:2]
+    owners = {alias: Customer.objects.create(id=key_on(alias), name="Eva") for alias in shards()}
+    account = Account.objects.using(here).create(number="1", kind=Account.Kind.OPENING)
+
+    def given(alias: str) -> Account:
+        read = Account.objects.using(here).get(pk=account.pk)
+        read.kind, read.customer_id = Account.Kind.CUSTOMER, owners[alias].pk
+        return read
+
+    with pytest.raises(ShardKeyChanged, match=f"from None to {owners[there].pk}"):
+        given(there).save()
+    assert not Account.objects.using(there).exists()  # a second row, had it been let
+    given(here).save()
+    assert Account.objects.get(customer=owners[here]).pk == account.pk
+
+
+@pytest.mark.django_db(databases="__all__")
+@pytest.mark.usefixtures("filled")
+def test_a_row_that_is_gone_may_come_again_under_another_key() -> None:
+    gone = Order.objects.filter(buyer=ONE).defer("buyer")[0]
+    Order.objects.filter(buyer=ONE, pk=gone.pk).delete()
+    gone.buyer_id = OTHER
+    gone.save()
+    assert Order.objects.get(buyer=OTHER, pk=gone.pk).number == gone.number

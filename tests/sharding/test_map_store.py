@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from django.db import DatabaseError, connections
+from django.db import DatabaseError, connections, transaction
 from django.test.utils import CaptureQueriesContext
 
 from dbpatterns.errors import ConfigurationError, UsageError
@@ -82,6 +82,16 @@ def test_a_group_without_a_map_names_what_makes_it() -> None:
     with pinned({}), pytest.raises(ConfigurationError, match="migrate --database default"):
         reload("bank")
     assert not PlacedKey.objects.exists()
+
+
+def test_without_its_tables_a_map_names_what_makes_them() -> None:
+    with connections["default"].cursor() as cursor:
+        cursor.execute(f"ALTER TABLE {ShardGroup._meta.db_table} RENAME TO elsewhere")
+    with (
+        pytest.raises(ConfigurationError, match="has no map in database 'default': run `migrate"),
+        transaction.atomic(),
+    ):
+        read("bank")
 
 
 def test_a_map_is_asked_for_when_it_is_old_and_read_when_it_has_changed(
