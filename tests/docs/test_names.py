@@ -32,6 +32,7 @@ COMMANDS = {
     "purge_idempotency_keys": "dbpatterns.idempotency",
     "rebuild_projection": "dbpatterns.eventstore",
     "migrate": "dbpatterns.sharding",
+    "shard_status": "dbpatterns.sharding",
     "verify_ledger": "dbpatterns.ledger",
     "expire_transfers": "dbpatterns.ledger",
     "shard_map": "dbpatterns.sharding",

@@ -1,8 +1,12 @@
-"""A small shop on the shards, and the same on one database."""
+"""A small shop on the shards and the same on one database, and a project with its own shards."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from dbpatterns.commands import Exit
+from tests.sharding.fleet import Fleet
 
 
 @pytest.fixture
@@ -16,3 +20,23 @@ def filled(db: None) -> Iterator[None]:
     fill(plain)
     yield
     assert misplaced() == []
+
+
+@pytest.fixture(scope="session")
+def fleet_template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """A fleet whose shards have the first migration."""
+    fleet = Fleet(tmp_path_factory.mktemp("fleet"))
+    _, err = fleet.run("migrate", "--shards", "all", exits=Exit.USAGE)
+    assert "run `migrate --database default` first" in err
+    fleet.run("migrate", "-v", "0")
+    fleet.migrate("fleet", "0001")
+    yield fleet
+    fleet.close()
+
+
+@pytest.fixture
+def fleet(fleet_template: Fleet, tmp_path: Path) -> Iterator[Fleet]:
+    """A copy of it for one test."""
+    fleet = Fleet(tmp_path, fleet_template)
+    yield fleet
+    fleet.close()

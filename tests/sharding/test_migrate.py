@@ -2,7 +2,6 @@
 
 import os
 import signal
-from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
 
@@ -20,25 +19,6 @@ TWICE = "INSERT INTO fleet_van (id, plate) VALUES ('{}', 'B 1'), ('{}', 'B 1')".
 )
 NONE_TWICE = "DELETE FROM fleet_van"
 pytestmark = pytest.mark.django_db(databases="__all__")
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory, django_db_setup: None) -> Iterator[Fleet]:
-    """A fleet whose shards have the first migration."""
-    fleet = Fleet(tmp_path_factory.mktemp("fleet"))
-    _, err = fleet.run("migrate", "--shards", "all", exits=Exit.USAGE)
-    assert "run `migrate --database default` first" in err
-    fleet.run("migrate", "-v", "0")
-    fleet.migrate("fleet", "0001")
-    yield fleet
-    fleet.close()
-
-
-@pytest.fixture
-def fleet(template: Fleet, tmp_path: Path) -> Iterator[Fleet]:
-    fleet = Fleet(tmp_path, template)
-    yield fleet
-    fleet.close()
 
 
 def test_a_loop_over_shards_ends_at_the_first_that_fails(fleet: Fleet) -> None:
