@@ -72,7 +72,7 @@ class ShardGroupAdmin(ReadOnlyAdmin):
 class SlotRangeAdmin(ReadOnlyAdmin):
     """Slots, from each range's first."""
 
-    list_display = ("group_id", "first_slot", "shard")
+    list_display = ("group", "first_slot", "shard")
     list_filter = ("group", "shard")
 
 
@@ -80,7 +80,7 @@ class SlotRangeAdmin(ReadOnlyAdmin):
 class PlacedKeyAdmin(ReadOnlyAdmin):
     """Keys that are placed by themselves."""
 
-    list_display = ("group_id", "key", "shard")
+    list_display = ("group", "key", "shard")
     list_filter = ("group", "shard")
     search_fields = ("key",)
 
@@ -89,7 +89,7 @@ class PlacedKeyAdmin(ReadOnlyAdmin):
 class MapChangeAdmin(ReadOnlyAdmin):
     """Changes, the newest first."""
 
-    list_display = ("group_id", "epoch", "change", "changed_at")
+    list_display = ("group", "epoch", "change", "changed_at")
     list_filter = ("group",)
 
 
@@ -138,9 +138,6 @@ def _legend(of: ShardMap) -> SafeString:
     return format_html_join(
         "",
         '<div><svg width="12" height="12" aria-hidden="true"><rect width="12" height="12"'
-        ' fill="{}"></rect></svg> {}: {} slots, {} keys</div>',
-        (
-            (colours[shard], shard, f"{each.slots:,}", f"{each.keys:,}")
-            for shard, each in holdings(of).items()
-        ),
+        ' fill="{}"></rect></svg> {}: {}</div>',
+        ((colours[shard], shard, each) for shard, each in holdings(of).items()),
     )

@@ -51,11 +51,18 @@ class Holding:
     keys: int
     """Keys, regions or lower bounds that are placed on it by themselves."""
 
+    def __str__(self) -> str:
+        """Say it for people."""
+        said = [f"{self.slots:,} slots"] if self.slots else []
+        if self.keys:
+            said.append(f"{self.keys:,} placed key{'' if self.keys == 1 else 's'}")
+        return " and ".join(said) or "nothing"
+
 
 def look(shard: str, *, count_rows: bool = False) -> Look:
     """Look at a shard: five short queries, and with `count_rows` one for each table.
 
-    Counting reads whole tables or indexes.
+    Counting reads whole tables or indexes; tables that it lacks have no rows.
     """
     connection = connections[shard]
     started = time.perf_counter()
@@ -63,7 +70,12 @@ def look(shard: str, *, count_rows: bool = False) -> Look:
     latency_ms = round((time.perf_counter() - started) * 1000, 2)
     rows = None
     if count_rows:
-        rows = sum(model._base_manager.using(shard).count() for model in _models(shard))
+        there = set(connection.introspection.table_names())
+        rows = sum(
+            model._base_manager.using(shard).count()
+            for model in _models(shard)
+            if model._meta.db_table in there
+        )
     elif connection.vendor == "postgresql":
         rows = _ask(shard, ESTIMATE, [model._meta.db_table for model in _models(shard)])
     return Look(

@@ -68,7 +68,7 @@ def test_a_group_s_page_draws_its_map_and_leads_to_its_rows(operator: Client) ->
     first, second = shards()[:2]
     assert f"<title>{first}: 0 to 4095</title>" in page
     assert f"<title>{second}: 4096 to 16383</title>" in page
-    assert f"{second}: 12,288 slots, 0 keys" in page
+    assert f"{second}: 12,288 slots</div>" in page
     link = url(SlotRange, "changelist") + "?group__name__exact=bank"
     assert f'href="{link}"' in page
     assert operator.get(link).context["cl"].result_count == 2

@@ -68,6 +68,13 @@ def test_rows_are_estimated_where_the_server_can_and_counted_on_request(migrated
     assert estimated["shards"]["south"]["rows"] == (1 if migrated.is_postgresql else None)
 
 
+def test_tables_that_a_shard_lacks_are_no_rows(fleet: Fleet) -> None:
+    fleet.migrate("fleet", "zero")
+    found = status(fleet, "--rows", exits=Exit.FINDINGS)
+    for each in found["shards"].values():
+        assert (each["error"], each["rows"], len(each["unapplied"])) == ("", 0, 3)
+
+
 def test_a_shard_that_is_down_is_a_line(migrated: Fleet, tmp_path: Path) -> None:
     migrated.databases["north"] |= (
         {"PORT": 1} if migrated.is_postgresql else {"NAME": str(tmp_path)}
@@ -92,6 +99,20 @@ def test_a_server_that_was_stopped_costs_the_deadline(migrated: Fleet) -> None:
         "no connection within 1 s",
         "",
     ]
+
+
+@pytest.mark.postgresql
+def test_a_control_database_that_was_stopped_costs_the_deadline_too(migrated: Fleet) -> None:
+    """On a server of its own, unlike the suite's: the shards answer."""
+    [(folder,)] = migrated.rows("default", "SHOW data_directory")
+    server = int((Path(folder) / "postmaster.pid").read_text().split("\n")[0])
+    os.kill(server, signal.SIGSTOP)
+    try:
+        found = status(migrated, "--deadline-seconds", "1", exits=Exit.FINDINGS)
+    finally:
+        os.kill(server, signal.SIGCONT)
+    assert found["problems"] == ["the map: no connection within 1 s"]
+    assert [found["shards"][shard]["unapplied"] for shard in SHARDS] == [[]] * 3
 
 
 @pytest.mark.postgresql

@@ -1,9 +1,9 @@
 """`manage.py shard_status`: what each shard has and lacks, and whether it is there at all."""
 
 from argparse import ArgumentParser
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 from django.db import DatabaseError
 
@@ -13,7 +13,9 @@ from dbpatterns.sharding.asking import ask, ask_each
 from dbpatterns.sharding.conf import ShardingSettings
 from dbpatterns.sharding.errors import ShardUnavailable, cause_of
 from dbpatterns.sharding.shard_map import shard_map, shards
-from dbpatterns.sharding.status import holdings, look
+from dbpatterns.sharding.status import Holding, holdings, look
+
+T = TypeVar("T")
 
 COLUMNS = ("shard", "latency", "version", "size", "rows", "holds", "migrations")
 
@@ -42,22 +44,14 @@ class Command(OperationalCommand):
             raise UsageError("--deadline-seconds is to be above 0.")
 
         def question(shard: str) -> dict[str, Any]:
-            try:
-                seen = ask(
-                    shard,
-                    lambda: look(shard, count_rows=options["rows"]),
-                    connect_seconds=deadline,
-                    work_seconds=deadline,
-                )
-            except ShardUnavailable as error:
-                return {"error": error.why}
-            except DatabaseError as error:
-                return {"error": cause_of(error)}
-            return {"error": "", **asdict(seen)}
+            seen, error = _asked(shard, lambda: look(shard, count_rows=options["rows"]), deadline)
+            return {"error": error} if seen is None else {"error": "", **asdict(seen)}
 
         answers = dict(ask_each(shards(), question, parallel=len(shards())))
-        held, map_error = _held()
-        found = {shard: {**answers[shard], "holds": held.get(shard, {})} for shard in shards()}
+        held, map_error = _asked(ShardingSettings.load().control, _held, deadline)
+        found = {
+            shard: {**answers[shard], "holds": (held or {}).get(shard, {})} for shard in shards()
+        }
         problems = [*_problems(found), *([f"the map: {map_error}"] if map_error else [])]
         facts = {"shards": found, "rows_are_exact": options["rows"], "problems": problems}
         if problems:
@@ -79,16 +73,23 @@ class Command(OperationalCommand):
             self.stdout.write("  ".join(cells).rstrip())
 
 
-def _held() -> tuple[dict[str, dict[str, Any]], str]:
-    """Return what the maps give each shard, by group, and why a map could not be read."""
+def _asked(database: str, work: Callable[[], T], deadline: float) -> tuple[T | None, str]:
+    """Return what a database says, or None and why it does not."""
+    try:
+        return ask(database, work, connect_seconds=deadline, work_seconds=deadline), ""
+    except ShardUnavailable as error:
+        return None, error.why
+    except (DatabaseError, ConfigurationError) as error:
+        return None, cause_of(error).rstrip(".")
+
+
+def _held() -> dict[str, dict[str, Any]]:
+    """Return what the maps give each shard, by group."""
     found: dict[str, dict[str, Any]] = {}
     for group in ShardingSettings.load().groups:
-        try:
-            for shard, each in holdings(shard_map(group)).items():
-                found.setdefault(shard, {})[group] = asdict(each)
-        except (DatabaseError, ConfigurationError) as error:
-            return found, cause_of(error).rstrip(".")
-    return found, ""
+        for shard, each in holdings(shard_map(group)).items():
+            found.setdefault(shard, {})[group] = asdict(each)
+    return found
 
 
 def _problems(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -104,10 +105,7 @@ def _problems(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 def _cells(shard: str, each: Mapping[str, Any], about: str) -> tuple[str, ...]:
     if each["error"]:
         return shard, f"no answer: {each['error']}"
-    held = (
-        f"{group} {part['slots']:,} slots" + (f" and {part['keys']:,} keys" if part["keys"] else "")
-        for group, part in each["holds"].items()
-    )
+    held = (f"{group} {Holding(**part)}" for group, part in each["holds"].items())
     return (
         shard,
         f"{each['latency_ms']:.1f} ms",
