@@ -7,7 +7,6 @@ below come on top.
 
 import re
 from http import HTTPStatus
-from typing import Any
 
 from django.db.models import Q
 from drf_spectacular.types import OpenApiTypes
@@ -24,8 +23,8 @@ from rest_framework.reverse import reverse
 from rest_framework.throttling import BaseThrottle, UserRateThrottle
 
 from dbpatterns.services import resolve
-from demo.api.fan_out import NewestFirst, OldestFirst
 from demo.api.filters import AccountFilters, StandingOrderFilters, TransferFilters
+from demo.api.paging import NewestFirst, OldestFirst
 from demo.api.problems import Problem
 from demo.api.serializers import (
     AccountSerializer,
@@ -37,6 +36,7 @@ from demo.api.serializers import (
 )
 from demo.api.sharded import ShardedViewSet
 from demo.banking.models import Account, StandingOrder, Transfer
+from demo.banking.repositories import Listing
 from demo.banking.services import PaymentService, UnknownBank
 
 __all__ = ["AccountViewSet", "StandingOrderViewSet", "TransferThrottle", "TransferViewSet"]
@@ -62,9 +62,9 @@ class AccountViewSet(ShardedViewSet[Account]):
     lookup_field = "number"
     lookup_value_regex = r"[^/\s\x00]{1,40}"
 
-    def visible(self, alias: str, condition: Q, /, **how: Any) -> list[Account]:
-        """Return the accounts in reach on one shard."""
-        return self.reach.accounts(alias, condition, **how)
+    def visible(self, condition: Q) -> "Listing[Account]":
+        """Return the accounts in reach."""
+        return self.reach.accounts(condition)
 
     def one(self, wanted: str, /) -> Account | None:
         """Return the account with this number."""
@@ -82,9 +82,9 @@ class TransferViewSet(ShardedViewSet[Transfer]):
     lookup_field = "id"
     lookup_value_regex = _UUID
 
-    def visible(self, alias: str, condition: Q, /, **how: Any) -> list[Transfer]:
-        """Return the transfers in reach on one shard."""
-        return self.reach.transfers(alias, condition, **how)
+    def visible(self, condition: Q) -> "Listing[Transfer]":
+        """Return the transfers in reach."""
+        return self.reach.transfers(condition)
 
     def one(self, wanted: str, /) -> Transfer | None:
         """Return the transfer with this id."""
@@ -167,9 +167,9 @@ class StandingOrderViewSet(ShardedViewSet[StandingOrder]):
     lookup_field = "id"
     lookup_value_regex = _UUID
 
-    def visible(self, alias: str, condition: Q, /, **how: Any) -> list[StandingOrder]:
-        """Return the standing orders in reach on one shard."""
-        return self.reach.standing_orders(alias, condition, **how)
+    def visible(self, condition: Q) -> "Listing[StandingOrder]":
+        """Return the standing orders in reach."""
+        return self.reach.standing_orders(condition)
 
     def one(self, wanted: str, /) -> StandingOrder | None:
         """Return the standing order with this id."""

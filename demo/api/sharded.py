@@ -1,7 +1,6 @@
-"""What every list of the bank has in common: the user's reach, shard by shard."""
+"""What every list of the bank has in common: the user's reach, on one shard or on all."""
 
 from abc import ABC, abstractmethod
-from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 from django.db.models import Model, Q, QuerySet
@@ -10,9 +9,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
-from demo.api.fan_out import OldestFirst
 from demo.api.filters import Filters
+from demo.api.paging import OldestFirst
 from demo.api.reach import HasReach, Reach
+from demo.banking.repositories import Listing
 
 __all__ = ["ShardedViewSet"]
 
@@ -22,8 +22,8 @@ _M = TypeVar("_M", bound=Model)
 class ShardedViewSet(GenericViewSet[_M], ABC):
     """List and show the rows in the user's reach.
 
-    List: one query per shard in reach (all for staff, one for a customer). One row: one query, but
-    for staff and an account: one a shard until it is found.
+    List: one query for a customer, for staff one a shard, all at once. One row: one query, but for
+    staff and an account: one a shard until it is found.
     """
 
     permission_classes = [HasReach]
@@ -32,8 +32,8 @@ class ShardedViewSet(GenericViewSet[_M], ABC):
     filters: ClassVar[type[Filters]]
 
     @abstractmethod
-    def visible(self, alias: str, condition: Q, /, **how: Any) -> list[_M]:
-        """Return the rows on one shard that the user may see, as `find_by` does; one query."""
+    def visible(self, condition: Q) -> "Listing[_M]":
+        """Return the rows that the user may see and that meet the condition; not asked yet."""
 
     @abstractmethod
     def one(self, wanted: str, /) -> _M | None:
@@ -47,11 +47,7 @@ class ShardedViewSet(GenericViewSet[_M], ABC):
     def list(self, request: Request) -> Response:
         """Return one page, merged from the shards."""
         pagination = self.pagination_class()
-        page = pagination.paginate_shards(
-            [partial(self.visible, alias) for alias in self.reach.aliases],
-            request,
-            self.filters.read(request),
-        )
+        page = pagination.paginate_queryset(self.visible(self.filters.read(request)), request)
         return pagination.get_paginated_response(self.get_serializer(page, many=True).data)
 
     def retrieve(self, request: Request, **kwargs: str) -> Response:

@@ -1,7 +1,6 @@
 """Whose money a user may see and move, and on which shards it is."""
 
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
 from django.contrib.auth.models import AnonymousUser
@@ -11,7 +10,7 @@ from dbpatterns.sharding import shard_for, shards
 from demo.banking.models import Account, StandingOrder, Transfer
 from demo.banking.repositories import (
     AccountRepository,
-    Shard,
+    Listing,
     StandingOrderRepository,
     TransferRepository,
 )
@@ -24,8 +23,9 @@ __all__ = ["Reach"]
 class Reach:
     """The rows of one customer, or of everybody when `customer_id` is None.
 
-    Lists are one query on one shard, of what also meets the condition. A row is one query on its
-    own shard, which its id says, or the customer; only staff look for an account shard by shard.
+    Lists are of what also meets the condition, and ask when they are read: one query, or for staff
+    one a shard, all at once. A row is one query on its own shard, which its id says, or the
+    customer; only staff look for an account shard by shard.
     """
 
     customer_id: int | None
@@ -40,12 +40,9 @@ class Reach:
         assert user.customer_id is not None, "see HasReach"
         return cls(user.customer_id, (shard_for(user.customer_id),))
 
-    def accounts(self, alias: str, condition: Q | None = None, /, **how: Any) -> list[Account]:
-        """Return the accounts on one shard, with their money; staff see the bank's own too.
-
-        `how` is what `find_by` takes: an order and a limit.
-        """
-        return Shard(alias).accounts.find_by(self._own & (condition or Q()), load=["ledger"], **how)
+    def accounts(self, condition: Q | None = None) -> "Listing[Account]":
+        """Return the accounts, with their money; staff see the bank's own too."""
+        return AccountRepository(using=self._only).listed(self._own & (condition or Q()))
 
     def account(self, number: str) -> Account | None:
         """Return the account with this number, with its money."""
@@ -53,25 +50,25 @@ class Reach:
             return AccountRepository().by_number(number)
         return AccountRepository().find_one_by(self._own, number=number, load=["ledger"])
 
-    def transfers(self, alias: str, condition: Q | None = None, /, **how: Any) -> list[Transfer]:
-        """Return the transfers on one shard, out of and into the accounts in reach."""
-        return Shard(alias).transfers.find_by(
-            self._own_transfers & (condition or Q()), load=["payer", "payee"], **how
-        )
+    def transfers(self, condition: Q | None = None) -> "Listing[Transfer]":
+        """Return the transfers out of and into the accounts in reach."""
+        return TransferRepository(using=self._only).listed(self._own_transfers & (condition or Q()))
 
     def transfer(self, pk: str | UUID) -> Transfer | None:
         """Return the transfer with this id."""
         return TransferRepository().find_one_by(self._own_transfers, pk=pk, load=["payer", "payee"])
 
-    def standing_orders(
-        self, alias: str, condition: Q | None = None, /, **how: Any
-    ) -> list[StandingOrder]:
-        """Return the standing orders on one shard."""
-        return Shard(alias).orders.find_by(self._own & (condition or Q()), load=["account"], **how)
+    def standing_orders(self, condition: Q | None = None) -> "Listing[StandingOrder]":
+        """Return the standing orders."""
+        return StandingOrderRepository(using=self._only).listed(self._own & (condition or Q()))
 
     def standing_order(self, pk: str | UUID) -> StandingOrder | None:
         """Return the standing order with this id."""
         return StandingOrderRepository().find_one_by(self._own, pk=pk, load=["account"])
+
+    @property
+    def _only(self) -> str | None:
+        return self.aliases[0] if len(self.aliases) == 1 else None
 
     @property
     def _own(self) -> Q:

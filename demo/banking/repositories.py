@@ -8,14 +8,15 @@ import datetime
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from operator import or_
-from typing import Any
+from typing import Any, TypeAlias, TypeVar, cast
 from uuid import UUID
 
 from django.db import connections
-from django.db.models import Exists, F, OuterRef, Q, Subquery
+from django.db.models import Exists, F, Model, OuterRef, Q, QuerySet, Subquery
 
 from dbpatterns.repositories import Repository, Spec
 from dbpatterns.sharding import shards
+from dbpatterns.sharding.fanout import FanOut
 from demo.banking.models import (
     Account,
     Customer,
@@ -31,6 +32,7 @@ __all__ = [
     "AccountRepository",
     "CustomerRepository",
     "ExecutionRepository",
+    "Listing",
     "Shard",
     "Shards",
     "StandingOrderRepository",
@@ -73,12 +75,22 @@ ORDER BY 1, 2 LIMIT %s
 """
 
 
+_M = TypeVar("_M", bound=Model)
+
+Listing: TypeAlias = "QuerySet[_M] | FanOut"
+"""Rows of one shard or of all: filtered, ordered and sliced alike, and asked when they are read."""
+
+
 class CustomerRepository(Repository[Customer]):
     """Customers, by their number."""
 
 
 class AccountRepository(Repository[Account, UUID]):
     """Accounts, the bank's own too: finders of customers' accounts start from `of_customers`."""
+
+    def listed(self, condition: Q) -> "Listing[Account]":
+        """Return accounts, with their money: of this shard, or of all if it keeps to none; not asked yet."""
+        return _listed(self._queryset(), self.using, condition, "ledger")
 
     def by_number(self, number: str, *, near: str | None = None) -> Account | None:
         """Return the account with this number, with its money, whoever's it is.
@@ -102,6 +114,10 @@ class AccountRepository(Repository[Account, UUID]):
 
 class TransferRepository(Repository[Transfer, UUID]):
     """Transfers, written once and never changed."""
+
+    def listed(self, condition: Q) -> "Listing[Transfer]":
+        """Return transfers, with their accounts: of this shard, or of all if it keeps to none; not asked yet."""
+        return _listed(self._queryset(), self.using, condition, "payer", "payee")
 
     def write(self, transfers: Iterable[Transfer]) -> None:
         """Write new transfers, inside the transaction that books them; one statement."""
@@ -174,6 +190,10 @@ class StatementLineRepository(Repository[StatementLine]):
 class StandingOrderRepository(Repository[StandingOrder, UUID]):
     """Standing orders, ended ones too."""
 
+    def listed(self, condition: Q) -> "Listing[StandingOrder]":
+        """Return orders, with their accounts: of this shard, or of all if it keeps to none; not asked yet."""
+        return _listed(self._queryset(), self.using, condition, "account")
+
     def due(self, due_on: datetime.date) -> Spec[StandingOrder]:
         """Return the condition for active orders not yet executed for the date."""
         done = StandingOrderExecution.objects.filter(order=OuterRef("pk"), due_on=due_on)
@@ -219,6 +239,11 @@ class ExecutionRepository(Repository[StandingOrderExecution]):
         """Return the keys of those orders that were executed for the date; one query."""
         rows = self._queryset().filter(order__in=orders, due_on=due_on)
         return set(rows.values_list("order_id", flat=True))
+
+
+def _listed(rows: QuerySet[_M], using: str | None, condition: Q, *shown_with: str) -> "Listing[_M]":
+    asked: Listing[_M] = rows if using else cast("Any", rows).fanout()
+    return asked.filter(condition).select_related(*shown_with)
 
 
 class Shard:

@@ -25,7 +25,7 @@ VIEWS = [
     for folder in ("api", "web")
     for path in sorted((ROOT / folder).glob("*.py"))
     # No views: one makes the log-ins of `manage.py demo`, one pages what it is handed.
-    if path.name not in ("log_ins.py", "fan_out.py")
+    if path.name not in ("log_ins.py", "paging.py")
 ]
 
 

@@ -1,45 +1,28 @@
-"""One list out of all shards: each is asked for the next page, and the answers are merged.
+"""Pages of a list, out of one shard or of all.
 
-Rows are ordered by their UUIDv7 `id`, which is unique over all shards and sorts alike in Python,
-SQLite and PostgreSQL (text does not: it follows each database's collation). A page is what comes
-after the last row of the page before, never an offset, so rows written meanwhile neither repeat
-nor hide another.
+Rows are ordered by their UUIDv7 `id`, which is unique over all shards. A page is what comes after
+the last row of the page before, never an offset, so rows written meanwhile neither repeat nor hide
+another.
 
-Cost of a page: one query per shard, of page_size + 1 rows by primary key; one query in all for
-a customer, whose rows are on one shard.
+Cost of a page: page_size + 1 rows by primary key, of each shard that is asked.
 """
 
 import base64
-import heapq
 import uuid
-from collections.abc import Sequence
-from itertools import islice
-from operator import attrgetter
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-from django.db.models import Model, Q
 from rest_framework.exceptions import NotFound
 from rest_framework.pagination import CursorPagination
 from rest_framework.request import Request
 from rest_framework.utils.urls import replace_query_param
 
-__all__ = ["NewestFirst", "OldestFirst", "ReadShard"]
+__all__ = ["NewestFirst", "OldestFirst"]
 
-_M = TypeVar("_M", bound=Model)
-_M_co = TypeVar("_M_co", bound=Model, covariant=True)
 _ONWARD, _BACK = b">", b"<"
 
 
-class ReadShard(Protocol[_M_co]):
-    """Read one shard, as a repository's `find_by` does; one query."""
-
-    def __call__(
-        self, condition: Q, /, *, order_by: Sequence[str], limit: int
-    ) -> Sequence[_M_co]: ...
-
-
 class OldestFirst(CursorPagination):
-    """Cursor pagination over the rows of one model on several shards.
+    """Cursor pagination over the rows of one model, on one shard or on several.
 
     The cursor is opaque: a direction and the `id` of a row. It is not signed, because it grants
     nothing: what reads the shards alone decides which rows are seen.
@@ -53,10 +36,8 @@ class OldestFirst(CursorPagination):
     _next: str | None = None
     _previous: str | None = None
 
-    def paginate_shards(
-        self, reads: Sequence[ReadShard[_M]], request: Request, condition: Q
-    ) -> list[_M]:
-        """Return one page of what meets the condition on all shards, in order; one query each.
+    def paginate_queryset(self, queryset: Any, request: Request, view: Any = None) -> list[Any]:
+        """Return one page of a `Listing`, in order.
 
         Raises: NotFound: the cursor is none of ours.
         """
@@ -65,11 +46,8 @@ class OldestFirst(CursorPagination):
         direction, position = (_ONWARD, None) if cursor is None else self._read(cursor)
         descending = (self.ordering == "-id") != (direction == _BACK)
         if position is not None:
-            condition &= Q(("pk__lt" if descending else "pk__gt", position))
-        order_by = ["-pk" if descending else "pk"]
-        pages = [read(condition, order_by=order_by, limit=size + 1) for read in reads]
-        merged = heapq.merge(*pages, key=attrgetter("pk"), reverse=descending)
-        rows = list(islice(merged, size + 1))
+            queryset = queryset.filter(**{"pk__lt" if descending else "pk__gt": position})
+        rows = list(queryset.order_by("-pk" if descending else "pk")[: size + 1])
         more, rows = len(rows) > size, rows[:size]
         if direction == _BACK:
             rows.reverse()
@@ -101,14 +79,6 @@ class OldestFirst(CursorPagination):
         if raw[:1] not in (_ONWARD, _BACK):
             raise NotFound(self.invalid_cursor_message)
         return raw[:1], position
-
-    def paginate_queryset(self, queryset: Any, request: Request, view: Any = None) -> list[Any]:
-        """Paginate one queryset as a fan-out of one."""
-
-        def read(condition: Q, /, *, order_by: Sequence[str], limit: int) -> list[Any]:
-            return list(queryset.filter(condition).order_by(*order_by)[:limit])
-
-        return self.paginate_shards([read], request, Q())
 
 
 class NewestFirst(OldestFirst):
