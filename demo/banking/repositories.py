@@ -89,7 +89,7 @@ class AccountRepository(Repository[Account, UUID]):
     """Accounts, the bank's own too: finders of customers' accounts start from `of_customers`."""
 
     def listed(self, condition: Q) -> "Listing[Account]":
-        """Return accounts, with their money: of this shard, or of all if it keeps to none; not asked yet."""
+        """Return accounts, with their money; of all shards if it keeps to none."""
         return _listed(self._queryset(), self.using, condition, "ledger")
 
     def by_number(self, number: str, *, near: str | None = None) -> Account | None:
@@ -116,7 +116,7 @@ class TransferRepository(Repository[Transfer, UUID]):
     """Transfers, written once and never changed."""
 
     def listed(self, condition: Q) -> "Listing[Transfer]":
-        """Return transfers, with their accounts: of this shard, or of all if it keeps to none; not asked yet."""
+        """Return transfers, with their accounts; of all shards if it keeps to none."""
         return _listed(self._queryset(), self.using, condition, "payer", "payee")
 
     def write(self, transfers: Iterable[Transfer]) -> None:
@@ -191,7 +191,7 @@ class StandingOrderRepository(Repository[StandingOrder, UUID]):
     """Standing orders, ended ones too."""
 
     def listed(self, condition: Q) -> "Listing[StandingOrder]":
-        """Return orders, with their accounts: of this shard, or of all if it keeps to none; not asked yet."""
+        """Return orders, with their accounts; of all shards if it keeps to none."""
         return _listed(self._queryset(), self.using, condition, "account")
 
     def due(self, due_on: datetime.date) -> Spec[StandingOrder]:
