@@ -49,21 +49,19 @@ def refuse_foreign(query: Query, alias: str | None, *, is_pinned: bool) -> None:
     the query: an inner query without a key is then of that shard too.
     Raises: CrossShardError.
     """
-    assert query.model is not None
-    home = group_of(query.model)
-    label = query.model._meta.label
+    asking: Any = query.model
     for field, joined in _joined(query):
-        _refuse_model(joined, home, label, "joins")
+        _refuse_model(joined, asking, "joins")
         if not (is_reference(joined) or is_held(field)):
             raise CrossShardError(
-                label,
+                asking._meta.label,
                 (),
                 why=f"joins {joined._meta.label} by {field.name}, which the database does not "
                 "hold to one shard: the rows may lie elsewhere. Ask in two queries.",
             )
     for inner in _inner_queries(query):
         assert inner.model is not None
-        _refuse_model(inner.model, home, label, "has an inner query on")
+        _refuse_model(inner.model, asking, "has an inner query on")
         if not is_sharded(inner.model):
             continue
         there = shards_of(inner)
@@ -73,7 +71,7 @@ def refuse_foreign(query: Query, alias: str | None, *, is_pinned: bool) -> None:
             continue
         if there is None or alias is None or there - {alias}:
             raise CrossShardError(
-                label,
+                asking._meta.label,
                 (there or frozenset()) | (frozenset() if alias is None else {alias}),
                 why=f"has an inner query on {inner.model._meta.label} that is not held to the "
                 "same shard, and would see the rows of that shard alone. Give both the same key, "
@@ -177,11 +175,11 @@ def _selected(model: Any, asked: dict[str, Any]) -> Iterator[tuple[Any, type[Mod
             yield from _selected(target, below)
 
 
-def _refuse_model(model: type[Model], home: str, label: str, verb: str) -> None:
+def _refuse_model(model: type[Model], asking: type[Model], verb: str) -> None:
     if is_reference(model):
         return
     group = ShardingSettings.load().group_of(model._meta.app_label)
-    if group == home:
+    if group == group_of(asking):
         return
     where = (
         "is in no group, so its table is not on the shards"
@@ -189,7 +187,7 @@ def _refuse_model(model: type[Model], home: str, label: str, verb: str) -> None:
         else (f"is in group {group!r}, whose rows lie elsewhere")
     )
     raise CrossShardError(
-        label,
+        asking._meta.label,
         (),
         why=f"{verb} {model._meta.label}, which {where}. Ask in two queries, or make the other a "
         "reference model.",
