@@ -11,7 +11,7 @@ from dbpatterns.errors import ConfigurationError
 from dbpatterns.sharding.conf import ShardingSettings
 from dbpatterns.sharding.errors import MapChanged
 from dbpatterns.sharding.models import MapChange, PlacedKey, ShardGroup, SlotRange
-from dbpatterns.sharding.shard_map import ShardMap, first_map, forget
+from dbpatterns.sharding.shard_map import ShardMap, first_map, forget, settings_of
 from dbpatterns.sharding.strategies import STRATEGIES
 
 K = TypeVar("K")
@@ -44,7 +44,8 @@ def epoch_of(group: str) -> int:
 def read(group: str) -> ShardMap:
     """Return a group's map; four queries, the last of which tells that the others saw one state.
 
-    Raises: ConfigurationError: it is not there, has a gap, or is of another strategy.
+    Raises: ConfigurationError: it is not there, not in the settings, has a gap, or is of another
+        strategy.
     """
     control = ShardingSettings.load().control
     while True:
@@ -139,7 +140,7 @@ def _gone(these: Mapping[K, str], those: Mapping[K, str]) -> list[K]:
 def _made(
     group: str, row: ShardGroup, slots: list[tuple[int, str]], keys: Mapping[str, str]
 ) -> ShardMap:
-    expected = ShardingSettings.load().groups[group].strategy
+    expected = settings_of(group).strategy
     if row.strategy != expected:
         raise ConfigurationError(
             f"Group {group!r} is {expected!r} in the settings, and its map was made by "

@@ -31,6 +31,7 @@ __all__ = [
     "forget",
     "pinned",
     "reload",
+    "settings_of",
     "shard_for",
     "shard_map",
     "shards",
@@ -142,7 +143,7 @@ def first_map(group: str) -> ShardMap:
 
     Slots are dealt in equal runs; a range is the first shard's whole; regions are to be placed.
     """
-    name = _settings(group).strategy
+    name = settings_of(group).strategy
     aliases = shards()
     made = {
         "range": ((), {LOWEST: aliases[0]}),
@@ -162,7 +163,11 @@ def _only_group() -> str:
     return next(iter(groups))
 
 
-def _settings(group: str) -> GroupSettings:
+def settings_of(group: str) -> GroupSettings:
+    """Return what the settings say of a group; no query.
+
+    Raises: ConfigurationError: nothing.
+    """
     settings = ShardingSettings.load()
     if group not in settings.groups:
         known = ", ".join(sorted(settings.groups)) or "none"
@@ -173,7 +178,7 @@ def _settings(group: str) -> GroupSettings:
 def _refresh(group: str, known: ShardMap | None) -> ShardMap:
     from dbpatterns.sharding.map_store import epoch_of, read  # models, when they are there
 
-    _settings(group)
+    settings_of(group)
     asked = time.monotonic()  # before the answer: a map's age counts from what it may have missed
     try:
         if known is None or epoch_of(group) != known.epoch:

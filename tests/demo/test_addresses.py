@@ -19,6 +19,7 @@ from django.forms import BaseForm, MultiWidget
 from django.http import HttpRequest, HttpResponse
 from django.test import Client
 from django.urls import URLResolver, get_resolver, path, resolve, reverse
+from django.utils.timezone import now
 from rest_framework.authtoken.models import Token, TokenProxy
 
 from dbpatterns.eventstore.models import ProjectionState, StoredEvent
@@ -31,6 +32,13 @@ from dbpatterns.ledger.models import Transfer as LedgerTransfer
 from dbpatterns.queries import NPlusOneError
 from dbpatterns.queries.capture import current_scope
 from dbpatterns.sharding import shards
+from dbpatterns.sharding.models import (
+    MapChange,
+    PlacedKey,
+    ShardGroup,
+    ShardMigration,
+    SlotRange,
+)
 from demo.banking import standing_orders
 from demo.banking.models import Account, StandingOrder, Transfer
 from demo.banking.projections import Statements
@@ -56,6 +64,8 @@ TO_LOOK_AT: Sequence[type[Model]] = (
     *(LedgerAccount, LedgerTransfer, LedgerEntry, IdempotencyKey, StoredEvent, ProjectionState),
 )
 """On the shards, and nobody's to change there."""
+OF_THE_MAP: Sequence[type[Model]] = (ShardGroup, SlotRange, PlacedKey, MapChange, ShardMigration)
+"""The same, in the control database."""
 
 
 def harm(request: HttpRequest) -> HttpResponse:
@@ -169,8 +179,17 @@ ADMIN = [
         ]
     ),
     *(
+        Visit(f"/admin/{model._meta.app_label}/{model._meta.model_name}/{address}", status=status)
+        for model in OF_THE_MAP
+        for address, status in (
+            *(("", 200), ("{key}/", 302), ("{key}/change/", 200), ("{key}/history/", 200)),
+            *(("add/", 403), ("{key}/delete/", 403)),
+        )
+        for address in [address.replace("{key}", f"{{{model._meta.label_lower}}}")]
+    ),
+    *(
         Visit(f"/admin/dbpatterns_{pattern}/")
-        for pattern in ("eventstore", "idempotency", "ledger")
+        for pattern in ("eventstore", "idempotency", "ledger", "sharding")
     ),
     Visit("/admin/logout/", "staff", {}),
 ]
@@ -256,6 +275,9 @@ class Site:
         for model in TO_LOOK_AT:
             row = model._default_manager.using(home).order_by("pk")[1]
             self.keys[model._meta.label_lower] = row.pk
+        draw_maps()
+        for model in OF_THE_MAP:
+            self.keys[model._meta.label_lower] = model._default_manager.order_by("-pk")[1].pk
         for model in IN_ADMIN:
             row = model._default_manager.order_by("pk")[1]
             self.keys[model._meta.label_lower] = row.pk
@@ -296,6 +318,21 @@ class Site:
         for name, key in self.keys.items():
             text = text.replace(f"{{{name}}}", str(key))
         return text
+
+
+def draw_maps() -> None:
+    """Write a few rows of maps, and of what was migrated."""
+    for number in range(ROWS):
+        group = ShardGroup.objects.create(name=f"z{number}", strategy="hash", epoch=2)
+        for table, values in (
+            (SlotRange, {"first_slot": 0, "shard": shards()[0]}),
+            (PlacedKey, {"key": f"int:{number}", "shard": shards()[-1]}),
+            (MapChange, {"epoch": 2, "change": "a key was assigned"}),
+        ):
+            table._default_manager.create(group=group, **values)
+        ShardMigration._default_manager.create(
+            shard=shards()[0], app="banking", name=f"000{number}", state="done", started_at=now()
+        )
 
 
 @pytest.fixture

@@ -71,6 +71,12 @@ def test_a_shard_that_the_settings_do_not_have_is_refused(shard: str) -> None:
         read("bank")
 
 
+def test_a_map_of_a_group_that_the_settings_lost_is_told_as_such() -> None:
+    ShardGroup.objects.create(name="old", strategy="hash")
+    with pytest.raises(ConfigurationError, match=r"There is no group 'old'\. Known: "):
+        read("old")
+
+
 def test_a_map_of_another_strategy_is_refused() -> None:
     ShardGroup.objects.filter(pk="bank").update(strategy="range")
     with pytest.raises(ConfigurationError, match="'hash' in the settings, and its map was made by"):
