@@ -75,6 +75,8 @@ def _converted(value: Any, hint: Any) -> Any:
         return tuple(value)
     if part := _part(hint):
         return {name: _build(part, values) for name, values in value.items()}
+    if _is_mapping(hint):
+        return {name: _converted(each, typing.get_args(hint)[1]) for name, each in value.items()}
     return value
 
 
@@ -133,7 +135,8 @@ def _section_problems(section: type[Any], values: Any, where: str) -> Iterator[s
             for name, values_of in value.items():
                 yield from _section_problems(part, values_of, f"{where}[{key!r}][{name!r}]")
         elif not _matches(value, known[key]):
-            expected = "dict" if part else getattr(known[key], "__name__", str(known[key]))
+            is_dict = _is_mapping(known[key])
+            expected = "dict" if is_dict else getattr(known[key], "__name__", str(known[key]))
             if _is_tuple(known[key]):
                 expected = f"list of {typing.get_args(known[key])[0].__name__}"
             yield f"{where}[{key!r}] must be {expected}, not {value!r}."
@@ -142,6 +145,9 @@ def _section_problems(section: type[Any], values: Any, where: str) -> Iterator[s
 def _matches(value: Any, hint: Any) -> bool:
     if _part(hint):
         return isinstance(value, Mapping)
+    if _is_mapping(hint):
+        item = typing.get_args(hint)[1]
+        return isinstance(value, Mapping) and all(_matches(each, item) for each in value.values())
     if _is_tuple(hint):
         item = typing.get_args(hint)[0]
         return isinstance(value, list | tuple) and all(_matches(each, item) for each in value)
@@ -154,7 +160,12 @@ def _matches(value: Any, hint: Any) -> bool:
 
 def _part(hint: Any) -> type[Any] | None:
     """Return the dataclass of which a setting is a dict, by name."""
-    return typing.get_args(hint)[1] if typing.get_origin(hint) is Mapping else None
+    value = typing.get_args(hint)[1] if _is_mapping(hint) else None
+    return value if dataclasses.is_dataclass(value) else None  # type: ignore[return-value]
+
+
+def _is_mapping(hint: Any) -> bool:
+    return typing.get_origin(hint) is Mapping
 
 
 def _is_tuple(hint: Any) -> bool:

@@ -28,6 +28,7 @@ from typing import Any
 __all__ = [
     "PostgresCluster",
     "ServerDidNotStart",
+    "Standby",
     "free_port",
     "postgres_bin",
     "reap_orphans",
@@ -112,6 +113,37 @@ class PostgresCluster:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+class Standby(PostgresCluster):
+    """A streaming replica of a cluster, made by `pg_basebackup`; about two seconds.
+
+    Its replay waits for no query.
+    """
+
+    def __init__(self, name: str, primary: str) -> None:
+        super().__init__(name)
+        self.primary = primary
+
+    def start(self) -> "Standby":
+        """Copy the primary, whose URL it has, and follow it; after a `crash`, follow it again.
+
+        Raises: ServerDidNotStart.
+        """
+        data, log = self.folder / "data", self.folder / "server.log"
+        if not data.exists():
+            copy = [self.bin / "pg_basebackup", "-D", data, "-d", self.primary]
+            _run([*copy, "-R", "-X", "stream", "-c", "fast", "--no-sync"], log)
+            self.port = free_port()
+            with (data / "postgresql.auto.conf").open("a") as settings:
+                settings.write(f"port = {self.port}\nmax_standby_streaming_delay = 0\n")
+        _run([self.bin / "pg_ctl", "-D", data, "-l", log, "-w", "-t", "60", "start"], log)
+        return self
+
+    def crash(self) -> None:
+        """End the server at once, as a lost machine would."""
+        data = self.folder / "data"
+        _run([self.bin / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop"], Path())
 
 
 @contextmanager

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dbpatterns.sharding.lookups import LookupIndex
     from dbpatterns.sharding.querysets import ShardedManager, ShardedQuerySet
     from dbpatterns.sharding.reference import ReferenceModel
+    from dbpatterns.sharding.replicas import replica_reads
     from dbpatterns.sharding.router import ShardRouter
     from dbpatterns.sharding.shard_map import shard_for, shards
 
@@ -27,6 +28,7 @@ __all__ = [
     "ShardedQuerySet",
     "ShardedUUIDField",
     "current_shard",
+    "replica_reads",
     "shard",
     "shard_for",
     "shards",
@@ -43,6 +45,7 @@ _MODULES = {
     "ShardedQuerySet": "querysets",
     "ShardedUUIDField": "fields",
     "current_shard": "context",
+    "replica_reads": "replicas",
     "shard": "context",
     "shard_for": "shard_map",
     "shards": "shard_map",

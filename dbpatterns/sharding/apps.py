@@ -25,6 +25,7 @@ class ShardingConfig(AppConfig):
         """Register the checks, guard `migrate`, make the maps after it; serve connections."""
         from dbpatterns.sharding.checks import check_models, check_sharding  # they read models
         from dbpatterns.sharding.id_clock import add_function
+        from dbpatterns.sharding.replicas.watching import watch
 
         checks.register(check_settings)
         checks.register(check_sharding)
@@ -35,6 +36,7 @@ class ShardingConfig(AppConfig):
             _restore_fences, sender=self, dispatch_uid="dbpatterns.sharding.fences"
         )
         connection_created.connect(add_function, dispatch_uid="dbpatterns.sharding.ids")
+        connection_created.connect(watch, dispatch_uid="dbpatterns.sharding.replicas")
 
 
 def refuse_broken_settings(**_: Any) -> None:

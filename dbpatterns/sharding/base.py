@@ -7,6 +7,7 @@ from django.db import models
 from dbpatterns.sharding.keys import key_of
 from dbpatterns.sharding.lookups import claimed
 from dbpatterns.sharding.querysets import ShardedManager, place, refuse_other_key
+from dbpatterns.sharding.replicas import primary_of
 from dbpatterns.sharding.stale import rerouted
 
 __all__ = ["ShardedModel"]
@@ -58,7 +59,7 @@ class ShardedModel(models.Model):
 
     @classmethod
     def from_db(cls, db: Any, field_names: Any, values: Any, **options: Any) -> Self:
-        """Make an instance from a row, and remember its key."""
-        made = super().from_db(db, field_names, values, **options)
+        """Make an instance from a row, and remember its key; it is the shard's, not a replica's."""
+        made = super().from_db(primary_of(db), field_names, values, **options)
         made._state.shard_key = key_of(made)  # type: ignore[attr-defined]
         return made

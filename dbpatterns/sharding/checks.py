@@ -26,13 +26,13 @@ ROUTER = "dbpatterns.sharding.ShardRouter"
 def check_sharding(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[checks.CheckMessage]:
     """Report what the settings say that cannot be; touches no database.
 
-    Ids: dbpatterns_sharding.E001 to E008, E020.
+    Ids: dbpatterns_sharding.E001 to E008, E020, E021.
     """
     try:
         sharding = ShardingSettings.load()
     except ConfigurationError:
         return []  # dbpatterns.E001 says it
-    return [*_setting_problems(sharding)]
+    return [*_setting_problems(sharding), *_replica_problems(sharding)]
 
 
 def check_models(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[checks.CheckMessage]:
@@ -134,6 +134,34 @@ def _same_databases(aliases: Iterable[str]) -> Iterator[tuple[str, str, str]]:
         first = known.setdefault((name, *parts), alias)
         if first != alias:
             yield first, alias, ", ".join((repr(name), *filter(None, parts)))
+
+
+def _replica_problems(sharding: ShardingSettings) -> Iterator[checks.CheckMessage]:
+    named = [alias for replicas in sharding.replicas.values() for alias in replicas]
+    for primary, replicas in sharding.replicas.items():
+        if primary not in sharding.shards:
+            yield _no_replica(f"REPLICAS has some of {primary!r}, which is no shard.")
+        for alias in dict.fromkeys(replicas):
+            database = settings.DATABASES.get(alias)
+            if database is None:
+                yield _no_replica(f"Replica {alias!r} of {primary!r} is not a database.")
+            elif alias in (*sharding.shards, sharding.control):
+                yield _no_replica(f"Replica {alias!r} of {primary!r} is written to as well.")
+            elif named.count(alias) > 1:
+                yield _no_replica(f"Replica {alias!r} stands in REPLICAS twice.")
+            elif not database["ENGINE"].endswith("postgresql"):
+                yield _no_replica(f"Replica {alias!r} of {primary!r} is no PostgreSQL server.")
+            elif (database.get("TEST") or {}).get("MIRROR") != primary:
+                yield _no_replica(f"Tests would make a database of its own for replica {alias!r}.")
+
+
+def _no_replica(what: str) -> checks.CheckMessage:
+    return checks.Error(
+        what,
+        hint="A replica is an alias of its own, of a PostgreSQL server that follows that shard, "
+        'with "TEST": {"MIRROR": <the shard>}.',
+        id="dbpatterns_sharding.E021",
+    )
 
 
 def _has_router() -> bool:

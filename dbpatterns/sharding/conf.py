@@ -36,6 +36,10 @@ class ShardingSettings(Section):
     """The database that holds the map."""
     map_max_age_seconds: float = 5.0
     """How long a process uses a map before it reads the map's number again."""
+    replicas: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Databases that follow a shard, by its alias; `replica_reads` reads from them."""
+    replica_max_lag_seconds: float = 10.0
+    """How far behind its shard a replica may be and still answer."""
     request_key: str = ""
     """Dotted path of the function that tells `ShardMiddleware` a request's shard key."""
     request_lock: bool = False

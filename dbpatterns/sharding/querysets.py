@@ -22,6 +22,7 @@ from dbpatterns.sharding.errors import (
 from dbpatterns.sharding.fields import home_by_lot
 from dbpatterns.sharding.keys import home_of, key_field, key_of
 from dbpatterns.sharding.lookups import claimed, indexes_of, shards_by_lookup
+from dbpatterns.sharding.replicas import for_reading
 from dbpatterns.sharding.routing import refuse_foreign, shards_of
 from dbpatterns.sharding.shard_map import shards
 from dbpatterns.sharding.stale import rerouted
@@ -105,12 +106,13 @@ class ShardedQuerySet(models.QuerySet[Any]):
         """The shard of this query, as it stands; no query, some 10 µs.
 
         By `using()`, the key in its conditions, the instance it hangs on, or the block it was
-        made in or runs in.
+        made in or runs in; for a read within `replica_reads()` a replica of it.
         Raises: ShardKeyRequired, CrossShardError, UnplacedKey.
         """
         if self._db:
             return self._db
-        return self._named() or self._pinned()
+        alias = self._named() or self._pinned()
+        return alias if self._for_write else for_reading(alias)
 
     def _named(self) -> str | None:
         """Return the shard that the conditions name."""
@@ -239,6 +241,7 @@ class ShardedQuerySet(models.QuerySet[Any]):
         self._refuse_key(values)
         if "claimed" not in self._hints:
             self._refuse_indexed(values, "its entry is made before the row is written")
+        self._for_write = True
         asking = {f"new_{name}": each for name, each in values.items() if _asks(each)}
         here = self.using(self.annotate(**asking).db) if asking else self
         return super(ShardedQuerySet, here).update(**values)
@@ -258,7 +261,9 @@ class ShardedQuerySet(models.QuerySet[Any]):
             ids.setdefault(only, []).append(each)
         merged: dict[Any, Any] = {}
         for alias, some in ids.items():
-            here = self if alias is None else self.using(enter(self.model._meta.label, alias))
+            here = self
+            if alias is not None:
+                here = self.using(for_reading(enter(self.model._meta.label, alias)))
             merged |= super(ShardedQuerySet, here).in_bulk(some, field_name=field_name)
         return {each: merged[each] for each in id_list if each in merged}
 

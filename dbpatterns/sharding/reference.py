@@ -8,11 +8,12 @@ Read from any shard; written to all of them, or to none.
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from django.db import models, transaction
 
 from dbpatterns.sharding.context import current_shard
+from dbpatterns.sharding.replicas import for_reading, primary_of
 from dbpatterns.sharding.shard_map import shards
 
 __all__ = ["ReferenceManager", "ReferenceModel", "ReferenceQuerySet", "is_reference"]
@@ -40,6 +41,7 @@ class ReferenceQuerySet(models.QuerySet[Any]):
     """Rows that are the same on each shard: one is read, all are written."""
 
     _db: str | None
+    _for_write: bool
     _hints: dict[str, Any]
 
     def create(self, **values: Any) -> Any:
@@ -87,6 +89,10 @@ class ReferenceQuerySet(models.QuerySet[Any]):
         """The database asked for, the shard of the block, or the first that may be read."""
         if self._db:
             return self._db
+        alias = self._near()
+        return alias if self._for_write else for_reading(alias)
+
+    def _near(self) -> str:
         instance = self._hints.get("instance")
         near: str | None = None if instance is None else instance._state.db
         if near is not None and near in shards():
@@ -127,3 +133,8 @@ class ReferenceModel(models.Model):
                 self.pk = key
                 deleted = super().delete(using=alias, keep_parents=keep_parents)
         return deleted
+
+    @classmethod
+    def from_db(cls, db: Any, field_names: Any, values: Any, **options: Any) -> Self:
+        """Make an instance from a row; it is the shard's, not a replica's."""
+        return super().from_db(primary_of(db), field_names, values, **options)

@@ -51,6 +51,8 @@ class ShardRouter:
             sharding = ShardingSettings.load()
         except ConfigurationError:
             return False
+        if any(db in replicas for replicas in sharding.replicas.values()):
+            return False  # it gets them from its shard
         if app_label in sharding.apps or (app_label == APP and model_name in ON_SHARDS):
             return db in sharding.shards
         if app_label == APP and model_name is not None:

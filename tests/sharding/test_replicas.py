@@ -1,0 +1,516 @@
+"""Reads of replicas: a real standby of the first shard, whose replay is stopped at will."""
+
+import contextvars
+import logging
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from asgiref.sync import async_to_sync, sync_to_async
+from django.core import checks
+from django.db import OperationalError, connections, transaction
+from django.db.models import Count, QuerySet
+from django.db.models.expressions import RawSQL
+from django.test import override_settings
+from django.test.utils import CaptureQueriesContext
+
+from dbpatterns import telemetry
+from dbpatterns.errors import UsageError
+from dbpatterns.sharding import replica_reads, shard
+from dbpatterns.sharding.errors import WrongShard
+from dbpatterns.sharding.replicas import positions, seen
+from tests.processes import PATIENCE_SECONDS, until
+from tests.servers import Standby
+from tests.sharding.replica import (
+    KEY,
+    OTHER,
+    PRIMARY,
+    REPLICA,
+    answers,
+    ask,
+    following,
+    pause,
+    replica_of_first_shard,
+    resume,
+    sharding,
+    where,
+)
+from tests.shop.models import Buyer, Country, Order
+
+on_servers = [
+    pytest.mark.postgresql,
+    pytest.mark.django_db(databases=["default", PRIMARY, OTHER, REPLICA], transaction=True),
+]
+
+
+@pytest.fixture(scope="module")
+def standby(django_db_setup: None, django_db_blocker: Any) -> Iterator[Standby]:
+    with django_db_blocker.unblock(), replica_of_first_shard() as server:
+        yield server
+
+
+@pytest.fixture
+def replica(standby: Standby, transactional_db: None) -> Iterator[Standby]:
+    """The first shard's replica, which has all that its primary has, with a buyer."""
+    with following():
+        Buyer.objects.create(id=KEY, name="Eva")
+        resume()
+        with seen.begin(seen.Seen()):
+            yield standby
+
+
+class ReadsOfTheReplica:
+    """What one writes first."""
+
+    def db_for_read(self, model: Any, **hints: Any) -> str:
+        return REPLICA
+
+    def db_for_write(self, model: Any, **hints: Any) -> str:
+        return PRIMARY
+
+
+class TestStaleness:
+    pytestmark = on_servers
+
+    def test_a_plain_router_does_not_find_what_was_just_written(self, replica: Standby) -> None:
+        """The harm."""
+        pause()
+        Order.objects.create(buyer_id=KEY)
+        with override_settings(DATABASE_ROUTERS=[ReadsOfTheReplica()]):
+            assert not QuerySet(Order).filter(buyer=KEY).exists()
+
+    def test_a_block_finds_it_and_goes_back_to_the_replica_in_time(self, replica: Standby) -> None:
+        pause()
+        with replica_reads():
+            assert where() == REPLICA
+            made = Order.objects.create(buyer_id=KEY)
+            assert where() == PRIMARY
+            assert list(Order.objects.filter(buyer=KEY)) == [made]
+            ask(REPLICA, "SELECT pg_wal_replay_resume() IS NULL")
+            until(lambda: where() == REPLICA)
+            assert list(Order.objects.filter(buyer=KEY)) == [made]
+        assert where() == PRIMARY
+
+    def test_a_write_before_the_block_counts(self, replica: Standby) -> None:
+        pause()
+        made = Order.objects.create(buyer_id=KEY)
+        with replica_reads():
+            assert list(Order.objects.filter(buyer=KEY)) == [made]
+        resume()
+        with replica_reads():
+            assert where() == REPLICA
+
+    @pytest.mark.parametrize("by", ["using", "cursor", "bulk", "update", "select"])
+    def test_no_way_of_writing_is_missed(self, replica: Standby, by: str) -> None:
+        pause()
+        with replica_reads():
+            if by == "using":
+                Order(buyer_id=KEY).save(using=PRIMARY)
+            elif by == "bulk":
+                Order.objects.bulk_create([Order(buyer_id=KEY)])
+            elif by == "update":
+                Buyer.objects.filter(id=KEY).update(name="Eve")
+            else:
+                with connections[PRIMARY].cursor() as cursor:
+                    cursor.execute(
+                        "UPDATE shop_buyer SET name = 'Eve'"
+                        if by == "cursor"
+                        else "SELECT pg_logical_emit_message(true, 'a', 'function that writes')"
+                    )
+            assert where() == PRIMARY
+
+    def test_what_was_seen_on_the_primary_is_not_gone_on_a_replica(self, replica: Standby) -> None:
+        pause()
+        with seen.begin(seen.Seen()):
+            made = Order.objects.create(buyer_id=KEY)  # by another request
+        with replica_reads():
+            assert list(Order.objects.using(PRIMARY).filter(buyer=KEY)) == [made]
+            assert list(Order.objects.filter(buyer=KEY)) == [made]
+
+    def test_a_write_of_another_request_is_seen_when_it_is_there(self, replica: Standby) -> None:
+        """What is promised is one's own writes; others' are at most the allowed lag behind."""
+        pause()
+        with seen.begin(seen.Seen()):
+            Order.objects.create(buyer_id=KEY)
+        with replica_reads():
+            assert not Order.objects.filter(buyer=KEY).exists()
+
+    def test_a_replica_too_far_behind_is_left(self, replica: Standby) -> None:
+        pause()
+        Order.objects.create(buyer_id=KEY)
+        positions._known.clear()  # as in a process that has just begun
+        with seen.begin(seen.Seen()), replica_reads():
+            assert where() == PRIMARY
+
+    def test_a_transaction_stays_on_the_primary(self, replica: Standby) -> None:
+        pause()
+        with replica_reads():
+            with transaction.atomic(using=PRIMARY):
+                assert where() == PRIMARY
+                Order.objects.create(buyer_id=KEY)
+                assert Order.objects.filter(buyer=KEY).count() == 1
+            assert Order.objects.filter(buyer=KEY).count() == 1
+
+    def test_another_thread_s_open_write_is_not_forgotten(self, replica: Standby) -> None:
+        pause()
+        is_written, may_end = threading.Event(), threading.Event()
+
+        def write() -> None:
+            with transaction.atomic(using=PRIMARY):
+                Order.objects.create(buyer_id=KEY)
+                is_written.set()
+                assert may_end.wait(PATIENCE_SECONDS)
+            connections.close_all()
+
+        with replica_reads():
+            writer = threading.Thread(target=contextvars.copy_context().run, args=[write])
+            writer.start()
+            assert is_written.wait(PATIENCE_SECONDS)
+            where()  # asks for the position, of which the open transaction is no part
+            may_end.set()
+            writer.join()
+            assert Order.objects.filter(buyer=KEY).count() == 1
+
+
+class TestPlaces:
+    pytestmark = on_servers
+
+    def test_what_is_to_be_written_is_read_from_the_primary(self, replica: Standby) -> None:
+        pause()
+        with seen.begin(seen.Seen()):
+            Order.objects.create(buyer_id=KEY, number=7)
+        with replica_reads():
+            rows = Order.objects.filter(buyer=KEY)
+            assert rows.db == REPLICA
+            assert rows.select_for_update().db == PRIMARY
+        for write in (Order.objects.get_or_create, Order.objects.update_or_create):
+            with seen.begin(seen.Seen()), replica_reads():
+                _, is_new = write(buyer_id=KEY, number=7)
+                assert not is_new
+        with seen.begin(seen.Seen()), replica_reads():
+            assert Order.objects.filter(buyer=KEY).update(number=8) == 1
+        with seen.begin(seen.Seen()), replica_reads():
+            assert Order.objects.filter(buyer=KEY).delete()[0] == 1
+
+    def test_a_row_is_the_shard_s_wherever_it_was_read(self, replica: Standby) -> None:
+        with replica_reads(), CaptureQueriesContext(connections[REPLICA]) as there:
+            row = Buyer.objects.get(id=KEY)
+            assert list(row.orders.all()) == []
+            assert list(Buyer.objects.filter(id=KEY).prefetch_related("orders")) == [row]
+            assert list(Buyer.objects.filter(id=KEY).iterator()) == [row]
+        assert sum("shop_" in each["sql"] for each in there.captured_queries) == 5
+        assert row._state.db == PRIMARY
+        pause()
+        Buyer.objects.filter(id=KEY).update(name="Eve")
+        with replica_reads():
+            row.refresh_from_db()
+            assert row.name == "Eve"
+            Order(buyer=row).save()
+            row.name = "Eva"
+            row.save()
+        assert Buyer.objects.get(id=KEY).name == "Eva"
+
+    def test_every_kind_of_read_goes_there(self, replica: Standby) -> None:
+        rows = Buyer.objects.filter(id=KEY)
+        with replica_reads(), CaptureQueriesContext(connections[PRIMARY]) as here:
+            assert rows.count() == 1
+            assert rows.exists()
+            assert rows.aggregate(n=Count("pk")) == {"n": 1}
+            assert rows.values_list("name", flat=True).first() == "Eva"
+            assert Buyer.objects.in_bulk([KEY])[KEY].name == "Eva"
+            assert rows.explain()
+            with shard(KEY):
+                assert Buyer.objects.all().db == REPLICA
+        assert not [each for each in here.captured_queries if "shop_" in each["sql"]]
+
+    def test_reference_rows_are_read_there_and_written_everywhere(self, replica: Standby) -> None:
+        with replica_reads(), shard(KEY):
+            assert Country.objects.all().db == REPLICA
+            Country.objects.create(code="DE", name="Germany")
+            assert Country.objects.get(code="DE")._state.db == PRIMARY
+        resume()
+        with replica_reads(), shard(KEY):
+            assert Country.objects.all().db == REPLICA
+            assert Country.objects.get(code="DE")._state.db == PRIMARY
+
+    def test_functions_are_blocks_too_and_so_are_coroutines(self, replica: Standby) -> None:
+        @replica_reads()
+        async def later() -> str:
+            assert [row async for row in Buyer.objects.filter(id=KEY).aiterator()] != []
+            return await sync_to_async(where)()
+
+        assert replica_reads()(where)() == REPLICA
+        assert async_to_sync(later)() == REPLICA
+        assert where() == PRIMARY
+
+    def test_what_a_read_costs(self, replica: Standby) -> None:
+        with (
+            replica_reads(),
+            CaptureQueriesContext(connections[PRIMARY]) as here,
+            CaptureQueriesContext(connections[REPLICA]) as there,
+        ):
+            for _ in range(3):
+                assert Order.objects.filter(buyer=KEY).count() == 0
+        assert len(here) <= 1  # one once a second
+        assert 3 <= len(there) <= 4
+
+    def test_a_server_that_follows_nobody_is_no_replica(self, replica: Standby) -> None:
+        with sharding(REPLICAS={PRIMARY: [OTHER]}), replica_reads():
+            assert where() == PRIMARY
+            assert positions._known[OTHER].state == positions.ALONE
+
+
+class TestTransactionsThere:
+    pytestmark = on_servers
+
+    def test_the_harm_a_rollback_leaves_the_row(self, replica: Standby) -> None:
+        """What a transaction on the database of a queryset holds, if nobody refuses it."""
+        rows = Order.objects.filter(buyer=KEY)
+        with replica_reads():
+            alias = rows.db
+        with transaction.atomic(using=alias):
+            Order.objects.create(buyer_id=KEY)
+            transaction.set_rollback(True, using=alias)
+        assert rows.count() == 1
+
+    @pytest.mark.parametrize("by", ["create", "save", "delete", "read", "cursor"])
+    def test_it_is_refused(self, replica: Standby, by: str) -> None:
+        buyer = Buyer.objects.get(id=KEY)
+        resume()
+        rows = Order.objects.filter(buyer=KEY)
+        work = {
+            "create": lambda: Order.objects.create(buyer_id=KEY),
+            "save": buyer.save,
+            "delete": rows.delete,
+            "read": rows.count,
+            "cursor": lambda: connections[PRIMARY].cursor().execute("DELETE FROM shop_order"),
+        }[by]
+        with (
+            replica_reads(),
+            transaction.atomic(using=rows.db),
+            pytest.raises(UsageError, match=f"open on replica '{REPLICA}'"),
+        ):
+            work()
+        assert Buyer.objects.filter(id=KEY).exists()
+
+    def test_a_replica_is_no_place_to_write_to(self, replica: Standby) -> None:
+        with pytest.raises(WrongShard):
+            Order(buyer_id=KEY).save(using=REPLICA)
+
+
+class TestLoss:
+    pytestmark = on_servers
+
+    @pytest.fixture
+    def told(self) -> Iterator[list[telemetry.Event]]:
+        found: list[telemetry.Event] = []
+        with telemetry.listening(found.append):
+            yield found
+
+    def test_the_harm_a_lost_replica_is_an_error(self, replica: Standby) -> None:
+        replica.crash()
+        try:
+            with pytest.raises(OperationalError):
+                Order.objects.using(REPLICA).filter(buyer=KEY).count()
+        finally:
+            replica.start()
+            connections[REPLICA].close()
+
+    def test_the_primary_answers_for_one_that_is_lost(
+        self, replica: Standby, told: list[telemetry.Event], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        Order.objects.create(buyer_id=KEY)
+        resume()
+        rows = Order.objects.filter(buyer=KEY)
+        with replica_reads():
+            assert rows.db == REPLICA  # and its connection is open
+            replica.crash()
+            try:
+                with caplog.at_level(logging.WARNING, "dbpatterns.sharding"):
+                    assert rows.count() == 1
+                    assert rows.count() == 1
+                    assert len(rows.all()) == 1
+            finally:
+                replica.start()
+        [line] = caplog.records
+        assert line.getMessage().startswith(f"Replica '{REPLICA}' of '{PRIMARY}' does not answer (")
+        assert [(each.name, each.database, each.facts["state"]) for each in told] == [
+            ("sharding.replica", REPLICA, "does not answer")
+        ]
+        until(answers)
+
+    @pytest.mark.parametrize("read", ["list", "iterator", "get"])
+    def test_rows_come_from_the_primary_in_its_place(self, replica: Standby, read: str) -> None:
+        made = Order.objects.create(buyer_id=KEY)
+        resume()
+        rows = Order.objects.filter(buyer=KEY)
+        with replica_reads():
+            assert rows.count() == 1
+            replica.crash()
+            try:
+                found = {
+                    "list": lambda: list(rows),
+                    "iterator": lambda: list(rows.iterator(chunk_size=1)),
+                    "get": lambda: [rows.get()],
+                }[read]()
+            finally:
+                replica.start()
+        assert found == [made]
+        until(answers)
+
+    def test_one_that_was_never_there_is_no_error(
+        self, replica: Standby, told: list[telemetry.Event]
+    ) -> None:
+        replica.crash()
+        connections[REPLICA].close()
+        positions._known.clear()
+        try:
+            with replica_reads():
+                assert Order.objects.filter(buyer=KEY).count() == 0
+                assert where() == PRIMARY
+        finally:
+            replica.start()
+        assert len(told) == 1
+        until(answers)
+
+    def test_a_query_that_replay_cancels_is_answered_by_the_primary(
+        self, replica: Standby, told: list[telemetry.Event]
+    ) -> None:
+        """The replica is as good as before, and answers the next."""
+        nap = "CASE WHEN pg_is_in_recovery() THEN pg_sleep(60)::text ELSE 'awake' END"
+        rows = Buyer.objects.filter(id=KEY).annotate(nap=RawSQL(nap, []))
+
+        def read() -> Any:
+            try:
+                with replica_reads():
+                    return rows.get().nap
+            finally:
+                connections.close_all()
+
+        naps = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+        with ThreadPoolExecutor(1) as pool:
+            reader = pool.submit(read)
+            until(lambda: ask(REPLICA, naps))
+            with transaction.atomic(using=PRIMARY), connections[PRIMARY].cursor() as cursor:
+                cursor.execute("LOCK TABLE shop_buyer")  # its replay waits for readers
+            found = reader.result(PATIENCE_SECONDS)
+        assert found == "awake"
+        assert told == []
+        until(answers)
+
+    def test_an_error_of_the_query_itself_is_the_caller_s(
+        self, replica: Standby, told: list[telemetry.Event]
+    ) -> None:
+        rows = Buyer.objects.filter(id=KEY).annotate(nap=RawSQL("pg_sleep(60)::text", []))
+        with connections[REPLICA].cursor() as cursor:
+            cursor.execute("SET statement_timeout = '20ms'")
+            with replica_reads(), pytest.raises(OperationalError, match="statement timeout"):
+                rows.get()
+            cursor.execute("RESET statement_timeout")
+        assert told == []
+
+    def test_reads_go_on_while_the_primary_is_down_and_not_for_ever(
+        self, replica: Standby, primary_down: None
+    ) -> None:
+        rows = Buyer.objects.filter(id=KEY)
+        with replica_reads():
+            check_anew()
+            assert rows.count() == 1
+        with (
+            sharding(REPLICAS={PRIMARY: [REPLICA]}, REPLICA_MAX_LAG_SECONDS=0.0),
+            replica_reads(),
+            pytest.raises(OperationalError),
+        ):
+            rows.count()
+
+    def test_who_wrote_to_a_primary_that_went_down_is_not_told_what_was_before(
+        self, replica: Standby
+    ) -> None:
+        Order.objects.create(buyer_id=KEY)
+        with down(PRIMARY), replica_reads():
+            assert where() == PRIMARY
+        resume()
+        with replica_reads():
+            assert where() == REPLICA
+
+    def test_one_that_was_started_again_is_asked_anew(self, replica: Standby) -> None:
+        with replica_reads():
+            assert where() == REPLICA
+            connections[REPLICA].close()
+            with CaptureQueriesContext(connections[REPLICA]) as there:
+                assert where() == REPLICA
+        assert "pg_last_wal_replay_lsn" in there.captured_queries[0]["sql"]
+
+    def test_a_lost_one_is_not_tried_for_each_read(self, replica: Standby) -> None:
+        replica.crash()
+        connections[REPLICA].close()
+        positions._known.clear()
+        try:
+            with replica_reads():
+                assert where() == PRIMARY
+                asked_at = positions._known[REPLICA].asked_at
+                assert where() == PRIMARY
+                assert positions._known[REPLICA].asked_at == asked_at
+        finally:
+            replica.start()
+        check_anew()
+        with replica_reads():
+            until(lambda: where() == REPLICA)
+
+
+def check_anew() -> None:
+    """Let what is known of the replica be older than is believed."""
+    known = positions._known[REPLICA]
+    positions._known[REPLICA] = replace(known, asked_at=float("-inf"))
+
+
+@contextmanager
+def down(alias: str) -> Iterator[None]:
+    """Let new sessions on a server be refused, by a port where nobody listens."""
+    settings = connections[alias].settings_dict
+    port = settings["PORT"]
+    connections[alias].close()
+    settings["PORT"] = 1
+    try:
+        yield
+    finally:
+        settings["PORT"] = port
+
+
+@pytest.fixture
+def primary_down(replica: Standby) -> Iterator[None]:
+    with down(PRIMARY):
+        yield
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {PRIMARY: ["nowhere"]},
+        {"nowhere": [OTHER]},
+        {PRIMARY: [OTHER]},
+        {PRIMARY: ["default"]},
+    ],
+)
+@pytest.mark.django_db(databases="__all__")
+def test_what_cannot_be_a_replica_is_told_at_start(given: dict[str, list[str]]) -> None:
+    with sharding(REPLICAS=given):
+        assert "dbpatterns_sharding.E021" in [each.id for each in checks.run_checks()]
+
+
+@pytest.mark.django_db(databases="__all__")
+def test_a_setting_of_another_shape_is_told() -> None:
+    with sharding(REPLICAS={PRIMARY: OTHER}):
+        assert "dbpatterns.E001" in [each.id for each in checks.run_checks()]
+
+
+@pytest.mark.django_db(databases="__all__")
+def test_without_replicas_a_block_changes_nothing() -> None:
+    with replica_reads():
+        assert where() == PRIMARY
+        assert not Order.objects.filter(buyer=KEY, pk=uuid4()).exists()
