@@ -129,14 +129,22 @@ class StaleShardMap(DBPatternsError, OperationalError):
 
 
 class ShardUnavailable(DBPatternsError, OperationalError):
-    """A shard did not answer within its deadline, or refused the connection."""
+    """A shard did not answer within its deadline, or refused the connection.
 
-    def __init__(self, shard: str, *, why: str) -> None:
-        super().__init__(
-            f"Shard {shard!r} is not available: {why}. Start its server or mend the way to it, and "
-            "try again."
-        )
+    `missing_shards` has all that did not, with the reason of each.
+    """
+
+    def __init__(self, shard: str, *, why: str, others: Mapping[str, str] | None = None) -> None:
         self.shard, self.why = shard, why
+        self.missing_shards = {shard: why, **(others or {})}
+        said = (
+            f"Shard {shard!r} is not available: {why}. Start its server or mend the way to it"
+            if not others
+            else "Shards are not available: "
+            + "; ".join(f"{alias!r}: {each}" for alias, each in self.missing_shards.items())
+            + ". Start their servers or mend the way to them"
+        )
+        super().__init__(f"{said}, and try again.")
 
 
 class ShardBusy(DBPatternsError):

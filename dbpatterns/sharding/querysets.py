@@ -7,7 +7,7 @@ many are split by shard, in one transaction on each that commit together.
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from django.db import models, router, transaction
 
@@ -100,6 +100,7 @@ class ShardedQuerySet(models.QuerySet[Any]):
     model: type[models.Model]
     _db: str | None
     _hints: dict[str, Any]
+    _prefetch_related_lookups: tuple[Any, ...]
 
     @property
     def db(self) -> str:
@@ -168,15 +169,33 @@ class ShardedQuerySet(models.QuerySet[Any]):
         options.setdefault("using", self._db or self._hints.get("shard") or current_shard())
         return super().raw(*args, **options)
 
-    def fanout(self, *, max_rows: int = 300_000) -> "FanOut":
+    def fanout(
+        self,
+        *,
+        max_rows: int = 300_000,
+        timeout: float | None = None,
+        on_error: Literal["raise", "partial"] = "raise",
+    ) -> "FanOut":
         """Ask all shards, or those that the conditions name; no query yet.
 
         Args:
             max_rows: how many rows a list may hold; `iterator()` holds none.
+            timeout: seconds that each shard may take, to connect and then to answer; the
+                connection of one that is late is closed.
+            on_error: what shards that do not answer do: raise, or leave their rows out and stand
+                in `missing_shards`.
         """
         from dbpatterns.sharding.fanout import FanOut
 
-        return FanOut(self.all(), max_rows=max_rows)
+        if on_error not in ("raise", "partial"):
+            raise UsageError(f'fanout(on_error={on_error!r}) is to be "raise" or "partial".')
+        return FanOut(
+            self.prefetch_related(None),
+            max_rows=max_rows,
+            timeout=timeout,
+            is_partial=on_error == "partial",
+            prefetched=self._prefetch_related_lookups,
+        )
 
     @rerouted
     def create(self, **values: Any) -> Any:

@@ -1,7 +1,6 @@
 """`FanOut`: a queryset over all shards, or over those that its conditions name."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing
 from itertools import islice
 from typing import Any, Self
 
@@ -9,11 +8,12 @@ from django.db import models
 from django.db.models import prefetch_related_objects
 
 from dbpatterns.sharding.context import enter_all
-from dbpatterns.sharding.errors import TooManyRows
+from dbpatterns.sharding.errors import ShardUnavailable, TooManyRows
 from dbpatterns.sharding.fanout.merging import merged
-from dbpatterns.sharding.fanout.reading import read, stream
+from dbpatterns.sharding.fanout.reading import read
 from dbpatterns.sharding.fanout.refusals import refuse, refused
 from dbpatterns.sharding.fanout.statements import Statement
+from dbpatterns.sharding.fanout.streaming import streams
 from dbpatterns.sharding.routing import shards_of
 from dbpatterns.sharding.shard_map import shards
 
@@ -33,7 +33,8 @@ class FanOut:
     """What a queryset asks, of all its shards; made by `ShardedQuerySet.fanout()`.
 
     Lazy, as a queryset: each method gives another, and the shards are asked when it is listed.
-    A list is kept.
+    A list is kept. With `on_error="partial"`, `missing_shards` has the shards that did not answer
+    when it was last asked, and why.
     """
 
     filter = _delegated("filter")
@@ -48,6 +49,7 @@ class FanOut:
     select_related = _delegated("select_related")
     only = _delegated("only")
     defer = _delegated("defer")
+    fetch_mode = _delegated("fetch_mode")
     all = _delegated("all")
 
     def __init__(
@@ -55,12 +57,15 @@ class FanOut:
         asked: "models.QuerySet[Any]",
         *,
         max_rows: int,
-        prefetched: tuple[Any, ...] = (),
+        timeout: float | None,
+        is_partial: bool,
+        prefetched: tuple[Any, ...],
     ) -> None:
         self._asked = asked
-        self._max_rows = max_rows
+        self._max_rows, self._timeout, self._is_partial = max_rows, timeout, is_partial
         self._prefetched = prefetched
         self._listed: list[Any] | None = None
+        self.missing_shards: dict[str, str] = {}
 
     @property
     def model(self) -> type[models.Model]:
@@ -93,9 +98,9 @@ class FanOut:
         if isinstance(which, int):
             if which < 0:
                 raise ValueError("Negative indexing is not supported.")
-            return self._over(self._asked[which : which + 1])._list()[0]
+            return self._rows_of(self._asked[which : which + 1])[0]
         if which.step is not None:
-            return self._over(self._asked[which.start : which.stop])._list()[:: which.step]
+            return self._rows_of(self._asked[which.start : which.stop])[:: which.step]
         return self._over(self._asked[which])
 
     def iterator(self, chunk_size: int = 2000) -> Iterator[Any]:
@@ -105,45 +110,56 @@ class FanOut:
         """
         query: Any = self._asked.query
         statements = self._statements(query.high_mark)
-        with ExitStack() as stack:  # a cursor left to the collector closes in another's work
-            parts = [stack.enter_context(closing(stream(each, chunk_size))) for each in statements]
+        with streams(statements, chunk_size, **self._terms()) as parts:
             rows = merged(statements, parts)
             kept = islice(self._unlike(rows), query.low_mark, query.high_mark)
             yield from self._with_related(kept, chunk_size)
 
     def first(self) -> Any:
         """Return the first row, by the primary key if there is no order; None without one."""
-        return next(iter((self if self.ordered else self.order_by("pk"))[:1]), None)
+        ordered = self._asked if self.ordered else self._asked.order_by("pk")
+        return next(iter(self._rows_of(ordered[:1])), None)
 
     def last(self) -> Any:
         """Return the last row, by the primary key if there is no order; None without one."""
-        return next(iter((self.reverse() if self.ordered else self.order_by("-pk"))[:1]), None)
+        ordered = self._asked.reverse() if self.ordered else self._asked.order_by("-pk")
+        return next(iter(self._rows_of(ordered[:1])), None)
 
     def get(self, *args: Any, **values: Any) -> Any:
         """Return the one row that meets the conditions; at most two rows of each shard.
 
-        Raises: the model's DoesNotExist and MultipleObjectsReturned.
+        Raises: the model's DoesNotExist and MultipleObjectsReturned. ShardUnavailable: it may be
+            on a shard that did not answer.
         """
-        found = list(self.filter(*args, **values).order_by()[:2])
+        found = self._rows_of(self._asked.filter(*args, **values).order_by()[:2])
         label = self.model._meta.object_name
         model: Any = self.model
         if not found:
+            self._be_sure()
             raise model.DoesNotExist(f"{label} matching query does not exist on any shard.")
         if len(found) > 1:
             raise model.MultipleObjectsReturned(f"get() returned more than one {label}.")
         return found[0]
 
     def exists(self) -> bool:
-        """Tell whether there is any row; asks each shard for one."""
+        """Tell whether there is any row; asks each shard for one.
+
+        Raises: ShardUnavailable: there may be one on a shard that did not answer.
+        """
         asked: Any = self._asked
         if not asked.query.is_sliced:
             asked = asked.order_by()[:1]
-        return bool(self._over(asked, prefetched=())._list())
+        found = bool(self._rows_of(asked, prefetched=()))
+        if not found:
+            self._be_sure()
+        return found
 
     def in_bulk(self, id_list: Iterable[Any] | None = None, *, field_name: str = "pk") -> Any:
         """Return rows by their ids; asks the shards that the ids name, all if they name none."""
-        rows = self if id_list is None else self.filter(**{f"{field_name}__in": list(id_list)})
-        return {getattr(row, field_name): row for row in rows.order_by()}
+        asked = self._asked
+        if id_list is not None:
+            asked = asked.filter(**{f"{field_name}__in": list(id_list)})
+        return {getattr(row, field_name): row for row in self._rows_of(asked.order_by())}
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or not hasattr(models.QuerySet, name):
@@ -156,8 +172,31 @@ class FanOut:
         )
 
     def _over(self, asked: Any, **changed: Any) -> Self:
-        options = {"max_rows": self._max_rows, "prefetched": self._prefetched, **changed}
-        return type(self)(asked, **options)
+        options = {
+            "max_rows": self._max_rows,
+            "timeout": self._timeout,
+            "is_partial": self._is_partial,
+            "prefetched": self._prefetched,
+        }
+        return type(self)(asked, **{**options, **changed})
+
+    def _rows_of(self, asked: Any, **changed: Any) -> list[Any]:
+        """Return the rows of another question, whose missing shards are this one's."""
+        other = self._over(asked, **changed)
+        rows = other._list()
+        self.missing_shards = other.missing_shards
+        return rows
+
+    def _be_sure(self) -> None:
+        if self.missing_shards:
+            (shard, why), *others = self.missing_shards.items()
+            raise ShardUnavailable(shard, why=why, others=dict(others))
+
+    def _terms(self) -> dict[str, Any]:
+        """Return what `read` and `streams` are told besides the statements."""
+        self.missing_shards = {}
+        missing = self.missing_shards if self._is_partial else None
+        return {"timeout": self._timeout, "missing": missing}
 
     def _statements(self, limit: int | None) -> list[Statement]:
         asked: Any = self._asked
@@ -174,7 +213,7 @@ class FanOut:
             cap = self._max_rows + 1 + query.low_mark
             high = cap if query.high_mark is None else min(query.high_mark, cap)
             statements = self._statements(high)
-            rows = merged(statements, [[each] for each in read(statements)])
+            rows = merged(statements, [[each] for each in read(statements, **self._terms())])
             kept = list(islice(self._unlike(rows), query.low_mark, high))
             if len(kept) > self._max_rows:
                 raise TooManyRows(self.model._meta.label, self._max_rows)
@@ -195,7 +234,8 @@ class FanOut:
         while some := list(islice(rows, size)):
             of_shard: dict[str | None, list[Any]] = {}
             for row in some:
-                of_shard.setdefault(row._state.db, []).append(row)
+                if isinstance(row, models.Model):  # values have none, as Django's
+                    of_shard.setdefault(row._state.db, []).append(row)
             for group in of_shard.values():
                 prefetch_related_objects(group, *self._prefetched)
             yield from some
