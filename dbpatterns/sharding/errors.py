@@ -18,6 +18,7 @@ __all__ = [
     "ShardUnavailable",
     "StaleShardMap",
     "TooManyRows",
+    "TooManyToMerge",
     "UnplacedKey",
     "ValueTaken",
     "WrongShard",
@@ -175,6 +176,21 @@ class TooManyRows(UsageError):
             "them one by one with `.iterator()`, or say `fanout(max_rows=…)`."
         )
         self.model, self.max_rows = model, max_rows
+
+
+class TooManyToMerge(TooManyRows):
+    """A fan-out would hold more groups, or values to count once, than it may."""
+
+    def __init__(self, model: str, max_rows: int, *, what: str) -> None:
+        super().__init__(model, max_rows)
+        self.what = what
+
+    def __str__(self) -> str:
+        return (
+            f"A fan-out over {self.model} found more than {self.max_rows:,} {self.what}, which it "
+            "has to hold to merge them: narrow the conditions, group by the shard key as well, or "
+            "say `fanout(max_rows=…)`."
+        )
 
 
 def cause_of(error: Exception) -> str:

@@ -29,8 +29,8 @@ pytestmark = [
     pytest.mark.usefixtures("filled"),
 ]
 FIRST, LAST = shards()[0], shards()[-1]
-SECONDS = 0.4
-SOON = 5.0
+SECONDS = 1.0
+SOON = 10.0
 """Much longer than the deadline, much shorter than what would be waited for without one."""
 ENDLESS = "(WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT max(x) FROM n)"
 
@@ -304,7 +304,7 @@ def test_a_server_that_refuses_is_named(timeout: float | None, tmp_path: Path) -
 
 
 @pytest.mark.postgresql
-@pytest.mark.parametrize("sent", [0, 1, 40, 200, 400])
+@pytest.mark.parametrize("sent", [0, 1, 200])
 @pytest.mark.parametrize("how", ["hold", "cut"])
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_server_that_stops_in_mid_answer_is_named(sent: int, how: str, streamed: bool) -> None:

@@ -1,17 +1,21 @@
 """`FanOut`: a queryset over all shards, or over those that its conditions name."""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Any, Self
 
+from asgiref.sync import sync_to_async
 from django.db import models
 from django.db.models import prefetch_related_objects
 
 from dbpatterns.sharding.context import enter_all
 from dbpatterns.sharding.errors import ShardUnavailable, TooManyRows
+from dbpatterns.sharding.fanout.counting import groups, size, totals
+from dbpatterns.sharding.fanout.grouping import Reach
 from dbpatterns.sharding.fanout.merging import merged
 from dbpatterns.sharding.fanout.reading import read
-from dbpatterns.sharding.fanout.refusals import refuse, refused
+from dbpatterns.sharding.fanout.refusals import is_of_one_shard, is_whole, refuse, refused
 from dbpatterns.sharding.fanout.statements import Statement
 from dbpatterns.sharding.fanout.streaming import streams
 from dbpatterns.sharding.routing import shards_of
@@ -109,6 +113,9 @@ class FanOut:
         By server-side cursors on PostgreSQL. No cap.
         """
         query: Any = self._asked.query
+        if self._is_merged():
+            yield from self._list()
+            return
         statements = self._statements(query.high_mark)
         with streams(statements, chunk_size, **self._terms()) as parts:
             rows = merged(statements, parts)
@@ -161,6 +168,39 @@ class FanOut:
             asked = asked.filter(**{f"{field_name}__in": list(id_list)})
         return {getattr(row, field_name): row for row in self._rows_of(asked.order_by())}
 
+    def count(self) -> int:
+        """Return the number of rows, without fetching them; one round trip.
+
+        Of unlike rows that shards share, and of merged groups: what a list of them costs.
+        """
+        if self._listed is not None:
+            return len(self._listed)
+        if self._is_merged() or self._is_shared():
+            return len(self._list())
+        return size(self._asked, self._reach())
+
+    def aggregate(self, *args: Any, **named: Any) -> dict[str, Any]:
+        """Return aggregates over all rows, as Django's; one round trip.
+
+        Another for what is computed from sums, as `Avg` of exact numbers, and one for each
+        aggregate of unlike values that shards share, which are shipped.
+        Raises: UsageError: one does not add up. TooManyToMerge.
+        """
+        for each in args:
+            try:
+                named[each.default_alias] = each
+            except (AttributeError, TypeError):
+                raise TypeError("Complex aggregates require an alias") from None
+        return totals(self._asked, named, self._reach())
+
+    async def acount(self) -> int:
+        """As `count`."""
+        return await sync_to_async(self.count)()
+
+    async def aaggregate(self, *args: Any, **named: Any) -> dict[str, Any]:
+        """As `aggregate`."""
+        return await sync_to_async(self.aggregate)(*args, **named)
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or not hasattr(models.QuerySet, name):
             raise AttributeError(f"'FanOut' object has no attribute {name!r}")
@@ -198,22 +238,44 @@ class FanOut:
         missing = self.missing_shards if self._is_partial else None
         return {"timeout": self._timeout, "missing": missing}
 
-    def _statements(self, limit: int | None) -> list[Statement]:
+    def _aliases(self) -> list[str]:
         asked: Any = self._asked
-        refuse(asked.query)
         named = {asked._db} if asked._db else shards_of(asked.query)
         aliases = [alias for alias in shards() if named is None or alias in named]
         enter_all(self.model._meta.label, aliases)
-        made = [Statement(self._asked, alias, limit) for alias in aliases]
+        return aliases
+
+    def _statements(self, limit: int | None) -> list[Statement]:
+        refuse(self._asked.query)
+        made = [Statement(self._asked, alias, limit) for alias in self._aliases()]
         return [each for each in made if not each.is_empty]
+
+    def _reach(self) -> Reach:
+        ask = partial(read, **self._terms())
+        return Reach(self._aliases(), ask, self._max_rows, self.missing_shards)
+
+    def _is_merged(self) -> bool:
+        """Tell whether there are groups that lie on several shards."""
+        query = self._asked.query
+        return isinstance(query.group_by, tuple) and not is_whole(query)
+
+    def _is_shared(self) -> bool:
+        """Tell whether unlike rows are asked for, of which shards may share some."""
+        query: Any = self._asked.query
+        if not query.distinct or query.default_cols:
+            return False
+        return not any(is_of_one_shard(each, query) for each in query.select)
 
     def _list(self) -> list[Any]:
         if self._listed is None:
             query: Any = self._asked.query
             cap = self._max_rows + 1 + query.low_mark
             high = cap if query.high_mark is None else min(query.high_mark, cap)
-            statements = self._statements(high)
-            rows = merged(statements, [[each] for each in read(statements, **self._terms())])
+            if self._is_merged():
+                rows = groups(self._asked, self._reach())
+            else:
+                statements = self._statements(high)
+                rows = merged(statements, [[each] for each in read(statements, **self._terms())])
             kept = list(islice(self._unlike(rows), query.low_mark, high))
             if len(kept) > self._max_rows:
                 raise TooManyRows(self.model._meta.label, self._max_rows)

@@ -10,7 +10,7 @@ from dbpatterns.errors import UsageError
 from dbpatterns.sharding.keys import is_held, is_sharded, key_field
 from dbpatterns.sharding.routing import refuse_foreign
 
-__all__ = ["is_whole", "refuse", "refused"]
+__all__ = ["is_of_one_shard", "is_whole", "refuse", "refused"]
 
 
 def refused(model: type[Model], what: str, instead: str) -> UsageError:
@@ -43,12 +43,6 @@ def refuse(query: Query) -> None:
                 one_by_one,
             )
     refuse_foreign(query, None, is_pinned=False)
-    if isinstance(query.group_by, tuple) and not is_whole(query):
-        raise refused(
-            model,
-            "merge these groups, whose rows lie on several shards",
-            f"Group by {key_field(model).name} as well, or ask each shard by `.using(alias)`.",
-        )
 
 
 def is_whole(query: Query) -> bool:
@@ -57,14 +51,17 @@ def is_whole(query: Query) -> bool:
     So it is when a group has one shard key, or one row that lies on a shard.
     """
     assert isinstance(query.group_by, tuple)
-    return any(isinstance(each, Col) and _is_of_one_shard(each, query) for each in query.group_by)
+    return any(is_of_one_shard(each, query) for each in query.group_by)
 
 
-def _is_of_one_shard(column: Col, query: Query) -> bool:
-    field: Any = column.target
+def is_of_one_shard(expression: Any, query: Query) -> bool:
+    """Tell whether rows that are alike in this all lie on one shard; no query."""
+    if not isinstance(expression, Col):
+        return False
+    field: Any = expression.target
     if field.null or not is_sharded(field.model):
         return False
-    table: Any = query.alias_map[column.alias]
+    table: Any = query.alias_map[expression.alias]
     if table.join_type == "LEFT OUTER JOIN":
         return False
     return (
