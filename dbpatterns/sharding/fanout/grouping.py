@@ -11,7 +11,7 @@ from typing import Any
 
 from django.core.exceptions import EmptyResultSet, FullResultSet
 from django.db import connections, models
-from django.db.models.expressions import Expression, Ref, Subquery
+from django.db.models.expressions import Col, Expression, Ref, Subquery
 from django.db.models.sql import Query
 from django.db.models.sql.where import AND, WhereNode
 
@@ -78,6 +78,12 @@ class Grouping:
             mark = self._mark(key)
             if mark not in self._keys:
                 assert query.model is not None
+                if not isinstance(key, Col):
+                    raise refused(
+                        query.model,
+                        "merge groups by what is no column",
+                        "Group by columns, or ask each shard by `.using(alias)`.",
+                    )
                 refuse_unlike(key, query.model)
                 self._keys[mark] = key, self._known(key.output_field)
 

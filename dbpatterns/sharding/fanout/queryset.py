@@ -124,12 +124,12 @@ class FanOut:
 
     def first(self) -> Any:
         """Return the first row, by the primary key if there is no order; None without one."""
-        ordered = self._asked if self.ordered else self._asked.order_by("pk")
+        ordered = self._asked if self.ordered else self._by_pk("pk")
         return next(iter(self._rows_of(ordered[:1])), None)
 
     def last(self) -> Any:
         """Return the last row, by the primary key if there is no order; None without one."""
-        ordered = self._asked.reverse() if self.ordered else self._asked.order_by("-pk")
+        ordered = self._asked.reverse() if self.ordered else self._by_pk("-pk")
         return next(iter(self._rows_of(ordered[:1])), None)
 
     def get(self, *args: Any, **values: Any) -> Any:
@@ -210,6 +210,13 @@ class FanOut:
             "Ask each shard by `.using(alias)`, or name the key in the query, or use "
             "`with shard(key):`.",
         )
+
+    def _by_pk(self, order: str) -> Any:
+        if isinstance(self._asked.query.group_by, tuple):
+            raise refused(
+                self.model, "take the first or last of groups without an order", "Order them."
+            )
+        return self._asked.order_by(order)
 
     def _over(self, asked: Any, **changed: Any) -> Self:
         options = {
