@@ -1,11 +1,12 @@
 """`ShardMiddleware`: a request's code works on the shard of the request's key, sync and async."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
+from functools import partial
 from inspect import iscoroutinefunction as is_async
 from typing import Any, cast
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
-from django.http import FileResponse, Http404, HttpRequest, HttpResponseBase, StreamingHttpResponse
+from django.http import Http404, HttpRequest, HttpResponseBase
 from django.utils.module_loading import import_string
 
 from dbpatterns.errors import ConfigurationError
@@ -14,6 +15,7 @@ from dbpatterns.sharding.context import shard
 from dbpatterns.sharding.errors import UnplacedKey
 from dbpatterns.sharding.hashing import Key
 from dbpatterns.sharding.shard_map import shard_for
+from dbpatterns.sharding.streaming import parts_within
 
 __all__ = ["ShardMiddleware"]
 
@@ -48,7 +50,7 @@ class ShardMiddleware:
             return self._get_response(request)
         with _block(key):
             response = self._get_response(request)
-        return _kept(cast(HttpResponseBase, response), key)
+        return parts_within(cast(HttpResponseBase, response), partial(_block, key))
 
     async def _answer(self, request: HttpRequest) -> HttpResponseBase:
         answer = cast(Callable[[HttpRequest], Awaitable[HttpResponseBase]], self._get_response)
@@ -57,7 +59,7 @@ class ShardMiddleware:
             return await answer(request)
         with _block(key):
             response = await answer(request)
-        return _kept(response, key)
+        return parts_within(response, partial(_block, key))
 
 
 def _request_key() -> Callable[[HttpRequest], Key | None]:
@@ -93,31 +95,3 @@ def _placed(key: Key | None) -> Key | None:
 
 def _block(key: Key) -> Any:
     return shard(key, lock=ShardingSettings.load().request_lock)
-
-
-def _kept(response: HttpResponseBase, key: Key) -> HttpResponseBase:
-    """Return the response, whose later parts are made on the shard too; a file has no rows."""
-    if isinstance(response, StreamingHttpResponse) and not isinstance(response, FileResponse):
-        content: Any = response.streaming_content
-        parts = _parts_later if response.is_async else _parts
-        response.streaming_content = parts(content, key)
-    return response
-
-
-def _parts(content: Iterator[bytes], key: Key) -> Iterator[bytes]:
-    """Enter the block for each part: one held open would be the server's too, between them."""
-    while True:
-        with _block(key):
-            part = next(content, None)
-        if part is None:
-            return
-        yield part
-
-
-async def _parts_later(content: AsyncIterator[bytes], key: Key) -> AsyncIterator[bytes]:
-    while True:
-        with _block(key):
-            part = await anext(content, None)
-        if part is None:
-            return
-        yield part

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dbpatterns.commands import Exit
+from tests.servers import Standby
 from tests.sharding.fleet import Fleet
 
 
@@ -40,3 +42,12 @@ def fleet(fleet_template: Fleet, tmp_path: Path) -> Iterator[Fleet]:
     fleet = Fleet(tmp_path, fleet_template)
     yield fleet
     fleet.close()
+
+
+@pytest.fixture(scope="module")
+def standby(django_db_setup: None, django_db_blocker: Any) -> Iterator[Standby]:
+    """The first shard's replica."""
+    from tests.sharding.replica import replica_of_first_shard
+
+    with django_db_blocker.unblock(), replica_of_first_shard() as server:
+        yield server

@@ -35,7 +35,6 @@ from tests.sharding.replica import (
     ask,
     following,
     pause,
-    replica_of_first_shard,
     resume,
     sharding,
     where,
@@ -46,12 +45,6 @@ on_servers = [
     pytest.mark.postgresql,
     pytest.mark.django_db(databases=["default", PRIMARY, OTHER, REPLICA], transaction=True),
 ]
-
-
-@pytest.fixture(scope="module")
-def standby(django_db_setup: None, django_db_blocker: Any) -> Iterator[Standby]:
-    with django_db_blocker.unblock(), replica_of_first_shard() as server:
-        yield server
 
 
 @pytest.fixture
