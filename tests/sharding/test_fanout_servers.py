@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.usefixtures("filled"),
 ]
 FIRST, LAST = shards()[0], shards()[-1]
-SECONDS = 1.0
+SECONDS = 0.8
 SOON = 10.0
 """Much longer than the deadline, much shorter than what would be waited for without one."""
 ENDLESS = "(WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT max(x) FROM n)"

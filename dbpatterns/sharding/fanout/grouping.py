@@ -12,6 +12,7 @@ from typing import Any
 from django.core.exceptions import EmptyResultSet, FullResultSet
 from django.db import connections, models
 from django.db.models.expressions import Col, Expression, Ref, Subquery
+from django.db.models.functions import Collate
 from django.db.models.sql import Query
 from django.db.models.sql.where import AND, WhereNode
 
@@ -78,7 +79,7 @@ class Grouping:
             mark = self._mark(key)
             if mark not in self._keys:
                 assert query.model is not None
-                if not isinstance(key, Col):
+                if not _is_column(key):
                     raise refused(
                         query.model,
                         "merge groups by what is no column",
@@ -221,6 +222,12 @@ class Grouping:
             end = start + len(each.asked)
             yield from each.merge([answer[start:end] for answer in answers])
             start = end
+
+
+def _is_column(key: Any) -> bool:
+    if isinstance(key, Collate):  # as what the merge sorts texts by
+        return _is_column(*key.get_source_expressions())
+    return isinstance(key, Col)
 
 
 def _marks(key: Sequence[Any]) -> tuple[Any, ...]:
