@@ -11,8 +11,7 @@ from typing import Any
 
 from django.core.exceptions import EmptyResultSet, FullResultSet
 from django.db import connections, models
-from django.db.models.expressions import Col, Expression, Ref, Subquery
-from django.db.models.functions import Collate
+from django.db.models.expressions import Expression, Ref, Subquery
 from django.db.models.sql import Query
 from django.db.models.sql.where import AND, WhereNode
 
@@ -79,12 +78,6 @@ class Grouping:
             mark = self._mark(key)
             if mark not in self._keys:
                 assert query.model is not None
-                if not _is_column(key):
-                    raise refused(
-                        query.model,
-                        "merge groups by what is no column",
-                        "Group by columns, or ask each shard by `.using(alias)`.",
-                    )
                 refuse_unlike(key, query.model)
                 self._keys[mark] = key, self._known(key.output_field)
 
@@ -222,12 +215,6 @@ class Grouping:
             end = start + len(each.asked)
             yield from each.merge([answer[start:end] for answer in answers])
             start = end
-
-
-def _is_column(key: Any) -> bool:
-    if isinstance(key, Collate):  # as what the merge sorts texts by
-        return _is_column(*key.get_source_expressions())
-    return isinstance(key, Col)
 
 
 def _marks(key: Sequence[Any]) -> tuple[Any, ...]:
