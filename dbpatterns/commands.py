@@ -148,8 +148,12 @@ class OperationalCommand(BaseCommand):
         if self._options["format"] == "json":
             self.stdout.write(json.dumps(facts, default=str, indent=2))
         else:
-            for line in _lines(facts):
-                self.stdout.write(line)
+            self.show(facts)
+
+    def show(self, facts: Mapping[str, Any]) -> None:
+        """Print facts for people, a line each; a command may have a better way."""
+        for line in _lines(facts):
+            self.stdout.write(line)
 
     def must_stop(self) -> bool:
         """Tell whether a signal came or `--max-seconds` have passed; ask between batches."""

@@ -68,18 +68,15 @@ class Command(OperationalCommand):
                 return Report(facts, Exit.FINDINGS, reason)
         return Report(facts)
 
-    def tell(self, facts: Mapping[str, Any]) -> None:
-        """Print proposals as paragraphs; JSON as it is."""
-        if self._options["format"] == "json":
-            super().tell(facts)
-            return
+    def show(self, facts: Mapping[str, Any]) -> None:
+        """Print proposals as paragraphs."""
         for lines in (*map(_proposal, facts["proposals"]), map(_existing, facts["existing"])):
             for line in lines:
                 self.stdout.write(line)
         for app, text in facts["migrations"].items():
             self.stdout.write(f"\nA migration for {app}:\n\n{text}")
         rest = {"proposals": len(facts["proposals"]), "existing": len(facts["existing"])}
-        super().tell({"statements": facts["statements"], "unread": facts["unread"], **rest})
+        super().show({"statements": facts["statements"], "unread": facts["unread"], **rest})
 
 
 def _proposal(found: Mapping[str, Any]) -> Iterator[str]:

@@ -64,18 +64,15 @@ class Command(OperationalCommand):
             }
         )
 
-    def tell(self, facts: Mapping[str, Any]) -> None:
-        """Print a table, or JSON."""
-        if self._options["format"] == "json":
-            super().tell(facts)
-            return
+    def show(self, facts: Mapping[str, Any]) -> None:
+        """Print a table."""
         self.stdout.write("".join(f"{title:>11}" for title in COLUMNS.values()) + "  statement")
         for query in facts["queries"]:
             cells = "".join(f"{_cell(query[name]):>11}" for name in COLUMNS)
             self.stdout.write(f"{cells}  {query['fingerprint'][:200]}")
             if query["site"]:
                 self.stdout.write(f"{'':{11 * len(COLUMNS)}}  at {query['site']}")
-        super().tell({name: facts[name] for name in ("fingerprints", "calls", "skipped_lines")})
+        super().show({name: facts[name] for name in ("fingerprints", "calls", "skipped_lines")})
 
 
 def _cell(value: float | None) -> str:

@@ -50,11 +50,8 @@ class Command(OperationalCommand):
             return Report(facts, Exit.FINDINGS, f"{count} findings about open transactions.")
         return Report(facts)
 
-    def tell(self, facts: Mapping[str, Any]) -> None:
-        """Print tables, or JSON."""
-        if self._options["format"] == "json":
-            super().tell(facts)
-            return
+    def show(self, facts: Mapping[str, Any]) -> None:
+        """Print tables."""
         for alias in facts["nothing_to_see"]:
             vendor = connections[alias].display_name
             self.stdout.write(f"{alias} is {vendor}: it keeps no view of open transactions.")

@@ -131,11 +131,8 @@ class MigrateShards(OperationalCommand):
             return Report(facts, Exit.STOPPED, f"Stopped between two migrations. {again}")
         return Report(facts)
 
-    def tell(self, facts: Mapping[str, Any]) -> None:
-        """Print a line for each shard, with its error; JSON as it is."""
-        if self._options["format"] == "json":
-            super().tell(facts)
-            return
+    def show(self, facts: Mapping[str, Any]) -> None:
+        """Print a line for each shard, with its error."""
         width = max(map(len, facts["shards"])) + 2
         for shard, each in facts["shards"].items():
             line = f"{shard:<{width}}{each['state']:<13}{', '.join(each['migrations']) or '-'}"

@@ -57,10 +57,10 @@ class Command(OperationalCommand):
             handing = splitting(group, _key(group, options["bound"]), options["shard"])
         return self._hand_over(handing, is_dry=options["dry_run"])
 
-    def tell(self, facts: Mapping[str, object]) -> None:
+    def show(self, facts: Mapping[str, Any]) -> None:
         """Print a picture for people who ask to see the maps."""
-        if self._options["action"] != "show" or self._options["format"] == "json":
-            super().tell(facts)
+        if self._options["action"] != "show":
+            super().show(facts)
             return
         for each in self._maps:
             for line in picture.lines(each):

@@ -58,11 +58,8 @@ class Command(OperationalCommand):
             return Report(facts, Exit.FINDINGS, f"Look at {'; '.join(problems)}.")
         return Report(facts)
 
-    def tell(self, facts: Mapping[str, Any]) -> None:
-        """Print a table; JSON as it is."""
-        if self._options["format"] == "json":
-            super().tell(facts)
-            return
+    def show(self, facts: Mapping[str, Any]) -> None:
+        """Print a table."""
         about = "" if facts["rows_are_exact"] else "~"
         lines = [COLUMNS, *(_cells(shard, each, about) for shard, each in facts["shards"].items())]
         whole = [line for line in lines if len(line) == len(COLUMNS)]
