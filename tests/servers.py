@@ -31,9 +31,11 @@ __all__ = [
     "Standby",
     "free_port",
     "postgres_bin",
+    "postmaster",
     "reap_orphans",
     "running_redis",
     "start_clusters",
+    "stopped",
 ]
 
 PREFIX = "dbpatterns-test-"
@@ -243,6 +245,21 @@ def _packaged(package: str, inside: str) -> Path:
             f"No server to start: neither on the PATH nor in the package {package}."
         )
     return Path(spec.origin).parent / inside
+
+
+def postmaster(folder: str) -> int:
+    """Return the process of the server that has a data folder."""
+    return int((Path(folder) / "postmaster.pid").read_text().split("\n")[0])
+
+
+@contextmanager
+def stopped(process: int) -> Iterator[None]:
+    """Stop a process for a block. For a server the kernel takes connections, and nobody answers."""
+    os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process, signal.SIGCONT)
 
 
 def _temporary_folder(name: str) -> Path:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from django.db import connections
 
-from dbpatterns.sharding.errors import ShardUnavailable
+from dbpatterns.sharding.errors import ShardUnavailable, said_by
 
 __all__ = ["ask", "ask_each"]
 
@@ -45,7 +45,7 @@ def ask(
         try:
             connections[shard].ensure_connection()
         except Exception as error:
-            raise ShardUnavailable(shard, why=" ".join(str(error).split()).rstrip(".")) from error
+            raise ShardUnavailable(shard, why=said_by(error)) from error
         finally:
             is_ours = claim.acquire(blocking=False)
             connected.set()

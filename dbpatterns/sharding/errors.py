@@ -147,6 +147,12 @@ class ShardUnavailable(DBPatternsError, OperationalError):
         )
         super().__init__(f"{said}, and try again.")
 
+    @classmethod
+    def of(cls, missing: Mapping[str, str]) -> "ShardUnavailable":
+        """Return the error for one or several shards, with the reason of each."""
+        (shard, why), *others = missing.items()
+        return cls(shard, why=why, others=dict(others))
+
 
 class ShardBusy(DBPatternsError):
     """Another run migrates the shard."""
@@ -191,6 +197,11 @@ class TooManyToMerge(TooManyRows):
             "has to hold to merge them: narrow the conditions, group by the shard key as well, or "
             "say `fanout(max_rows=…)`."
         )
+
+
+def said_by(error: Exception) -> str:
+    """Return what an error says, in one line and without a full stop."""
+    return " ".join(str(error).split()).rstrip(".")
 
 
 def cause_of(error: Exception) -> str:

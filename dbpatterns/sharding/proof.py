@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from django.db import DatabaseError
 
+from dbpatterns.sharding.errors import said_by
 from dbpatterns.sharding.fences import closed_parts
 from dbpatterns.sharding.keys import key_field
 from dbpatterns.sharding.parts import Part, key_type, keyed_models
@@ -24,8 +25,7 @@ def interrupted(shard_map: ShardMap) -> Iterator[str]:
         try:
             closed = closed_parts(alias, shard_map.group, kind)
         except DatabaseError as error:
-            said = " ".join(str(error).split()).rstrip(".")
-            yield f"{alias} cannot be asked: {said}; `migrate` it if a table is missing"
+            yield f"{alias} cannot be asked: {said_by(error)}; `migrate` it if a table is missing"
             continue
         for part in closed:
             yield from _closed_at_home(shard_map, alias, part)

@@ -1,8 +1,7 @@
 """Shards that are slow, stopped, cut off or gone: named in time, and the others unharmed."""
 
-import os
-import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,14 +11,15 @@ from typing import Any
 import psycopg
 import pytest
 from django.db import OperationalError, ProgrammingError, connections, models, transaction
-from django.db.models import Func, Value
+from django.db.models import Avg, Count, Func, Sum, Value
 from django.db.models.expressions import RawSQL
 from django.test.utils import CaptureQueriesContext
 
 from dbpatterns.errors import UsageError
 from dbpatterns.sharding import shard_for, shards
 from dbpatterns.sharding.errors import ShardUnavailable
-from tests.processes import locks_waited_for, until
+from tests.processes import database_url, locks_waited_for, until
+from tests.servers import postmaster, stopped
 from tests.sharding.proxy import proxied
 from tests.sharding.support import BUYERS
 from tests.shop.models import Buyer, Order
@@ -59,14 +59,7 @@ def held(*aliases: str) -> Iterator[Any]:
 
 
 def connected(alias: str) -> Any:
-    server = connections[alias].settings_dict
-    return psycopg.connect(
-        host=server["HOST"],
-        port=server["PORT"],
-        user=server["USER"],
-        dbname=server["NAME"],
-        autocommit=True,
-    )
+    return psycopg.connect(database_url(alias), autocommit=True)
 
 
 def rows_of(*aliases: str) -> set[Any]:
@@ -189,6 +182,39 @@ def test_what_a_missing_shard_could_answer_is_not_denied() -> None:
         assert ours.get(pk=some).pk == some
 
 
+@pytest.mark.parametrize("alias", [FIRST, LAST])
+def test_numbers_of_the_others_are_given_on_request(alias: str) -> None:
+    """From the first round trip on nobody asks the shard again that has not answered."""
+    expected = [row for each in others(alias) for row in Order.objects.using(each)]
+    numbers = [row.number for row in expected]
+    with held(alias) as waits, within(3 * SOON):
+        ours = Order.objects.fanout(timeout=SECONDS, on_error="partial").annotate(waits=waits)
+        waiting = ours.exclude(waits="never")
+        found = waiting.filter(number__gte=0)
+        with within(2 * SECONDS):
+            assert found.count() == len(expected)
+        assert list(found.missing_shards) == [alias]
+        found = waiting.filter(number__gte=0)
+        with within(2 * SECONDS):
+            assert found.aggregate(
+                total=Sum("number"), mean=Avg("number"), unlike=Count("number", distinct=True)
+            ) == {
+                "total": sum(numbers),
+                "mean": pytest.approx(sum(numbers) / len(numbers)),
+                "unlike": len(set(numbers)),
+            }
+        assert list(found.missing_shards) == [alias]
+        found = waiting.values("number").annotate(n=Count("pk")).filter(n__gt=0).order_by("number")
+        with within(2 * SECONDS):
+            assert {each["number"]: each["n"] for each in found} == Counter(numbers)
+        assert list(found.missing_shards) == [alias]
+        with pytest.raises(ShardUnavailable, match=f"{alias!r}"):
+            Order.objects.fanout(timeout=SECONDS).annotate(waits=waits).exclude(
+                waits="never"
+            ).count()
+    assert are_usable()
+
+
 def test_an_open_transaction_is_not_lost_without_a_word() -> None:
     """Its COMMIT would be a rollback that nobody is told of."""
     key = next(each for each in BUYERS if shard_for(each) == LAST)
@@ -243,12 +269,12 @@ def test_a_process_of_the_server_that_is_stopped_costs_its_deadline() -> None:
     with connections[LAST].cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
         (process,) = cursor.fetchone()
-    os.kill(process, signal.SIGSTOP)
-    try:
-        with within(SOON), pytest.raises(ShardUnavailable, match=f"{LAST!r}.*no answer within"):
-            list(Order.objects.fanout(timeout=SECONDS))
-    finally:
-        os.kill(process, signal.SIGCONT)
+    with (
+        stopped(process),
+        within(SOON),
+        pytest.raises(ShardUnavailable, match=f"{LAST!r}.*no answer within"),
+    ):
+        list(Order.objects.fanout(timeout=SECONDS))
     assert are_usable()
 
 
@@ -262,11 +288,9 @@ def test_a_server_that_is_stopped_gets_one_attempt_at_a_time() -> None:
     with connections[LAST].cursor() as cursor:
         cursor.execute("SHOW data_directory")
         (folder,) = cursor.fetchone()
-    server = int((Path(folder) / "postmaster.pid").read_text().split("\n")[0])
     expected = rows_of(*others(LAST))
     connections[LAST].close()
-    os.kill(server, signal.SIGSTOP)
-    try:
+    with stopped(postmaster(folder)):
         with within(SOON), pytest.raises(ShardUnavailable, match=f"{LAST!r}.*no connection within"):
             list(Order.objects.fanout(timeout=SECONDS))
         (attempt,) = attempts()
@@ -275,8 +299,6 @@ def test_a_server_that_is_stopped_gets_one_attempt_at_a_time() -> None:
             assert {each.pk for each in ours} == expected
             assert ours.missing_shards == {LAST: "an earlier connection is still waited for"}
         assert attempts() == [attempt]
-    finally:
-        os.kill(server, signal.SIGCONT)
     until(lambda: not attempts())
     assert len(Order.objects.fanout(timeout=20)) == 2 * len(BUYERS)
 

@@ -1,6 +1,5 @@
 """`migrate --shards`: the same schema on every shard, whatever becomes of one of them."""
 
-import os
 import signal
 from io import StringIO
 from pathlib import Path
@@ -11,6 +10,7 @@ from django.core.management.commands.migrate import Command as DjangoMigrate
 
 from dbpatterns.commands import Exit
 from dbpatterns.sharding import shards
+from tests.servers import postmaster, stopped
 from tests.sharding.fleet import SHARDS, Fleet
 
 ALL = ["0001_van", "0002_plate_once", "0003_van_load"]
@@ -156,12 +156,8 @@ def test_a_shard_that_cannot_be_reached_is_named_and_the_others_are_done(
 def test_a_server_that_was_stopped_costs_its_deadline_and_no_more(fleet: Fleet) -> None:
     """It takes connections, as the kernel does for it, and never answers."""
     [(folder,)] = fleet.rows("east", "SHOW data_directory")
-    server = int((Path(folder) / "postmaster.pid").read_text().split("\n")[0])
-    os.kill(server, signal.SIGSTOP)
-    try:
+    with stopped(postmaster(folder)):
         found = fleet.migrate("--connect-seconds", "0.5", exits=Exit.FINDINGS)
-    finally:
-        os.kill(server, signal.SIGCONT)
     assert [found[shard]["state"] for shard in SHARDS] == ["done", "unavailable", "done"]
     assert "no connection within 0.5 s" in found["east"]["error"]
     assert fleet.applied("east") == ALL[:1]

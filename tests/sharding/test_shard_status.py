@@ -1,8 +1,6 @@
 """`shard_status`: what each shard has and lacks; one that is down is a line of it."""
 
 import json
-import os
-import signal
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from django.core.management import CommandError, call_command
 from dbpatterns.commands import Exit
 from dbpatterns.sharding import shards
 from dbpatterns.sharding.hashing import SLOTS
+from tests.servers import postmaster, stopped
 from tests.sharding.fleet import SHARDS, Fleet
 
 
@@ -88,12 +87,8 @@ def test_a_shard_that_is_down_is_a_line(migrated: Fleet, tmp_path: Path) -> None
 @pytest.mark.postgresql
 def test_a_server_that_was_stopped_costs_the_deadline(migrated: Fleet) -> None:
     [(folder,)] = migrated.rows("east", "SHOW data_directory")
-    server = int((Path(folder) / "postmaster.pid").read_text().split("\n")[0])
-    os.kill(server, signal.SIGSTOP)
-    try:
+    with stopped(postmaster(folder)):
         found = status(migrated, "--deadline-seconds", "1", exits=Exit.FINDINGS)
-    finally:
-        os.kill(server, signal.SIGCONT)
     assert [found["shards"][shard]["error"] for shard in SHARDS] == [
         "",
         "no connection within 1 s",
@@ -105,12 +100,8 @@ def test_a_server_that_was_stopped_costs_the_deadline(migrated: Fleet) -> None:
 def test_a_control_database_that_was_stopped_costs_the_deadline_too(migrated: Fleet) -> None:
     """On a server of its own, unlike the suite's: the shards answer."""
     [(folder,)] = migrated.rows("default", "SHOW data_directory")
-    server = int((Path(folder) / "postmaster.pid").read_text().split("\n")[0])
-    os.kill(server, signal.SIGSTOP)
-    try:
+    with stopped(postmaster(folder)):
         found = status(migrated, "--deadline-seconds", "1", exits=Exit.FINDINGS)
-    finally:
-        os.kill(server, signal.SIGCONT)
     assert found["problems"] == ["the map: no connection within 1 s"]
     assert [found["shards"][shard]["unapplied"] for shard in SHARDS] == [[]] * 3
 

@@ -99,10 +99,7 @@ def totals(
 
 
 def size(asked: "models.QuerySet[Any]", reach: Reach) -> int:
-    """Return how many rows there are, none of which lies on two shards.
-
-    Raises: TooManyRows, TooManyToMerge: unlike rows, or groups, have to be held to count them.
-    """
+    """Return how many rows there are, none of which is alike on two shards."""
     query: Any = asked.query.clone()
     refuse(query)
     query.select_related = False

@@ -10,7 +10,7 @@ from typing import Any
 
 from django.db import DatabaseError, Error, InterfaceError
 
-from dbpatterns.sharding.errors import ShardUnavailable
+from dbpatterns.sharding.errors import ShardUnavailable, said_by
 from dbpatterns.sharding.fanout.watching import Watch
 from dbpatterns.transactions import in_transaction
 from dbpatterns.transactions.sqlstates import is_connection_loss, sqlstate_of
@@ -81,8 +81,7 @@ class Failures:
             self._missing.update(whys)
             return
         causes = [cause for _, cause in self._causes.values()]
-        (shard, why), *others = whys.items()
-        raise ShardUnavailable(shard, why=why, others=dict(others)) from (
+        raise ShardUnavailable.of(whys) from (
             causes[0] if len(causes) == 1 else BaseExceptionGroup("what each shard said", causes)
         )
 
@@ -95,5 +94,5 @@ class Failures:
             or state.startswith((*CLASSES, *SQLITE))
             or isinstance(error, InterfaceError)
         ):
-            return " ".join(str(error).split()).rstrip(".")
+            return said_by(error)
         return None

@@ -51,11 +51,7 @@ class Asked(Statement):
     def __init__(self, query: Any, alias: str) -> None:
         self.alias, self.connection = alias, connections[alias]
         self.compiler = query.get_compiler(connection=self.connection)
-        try:
-            self.sql, self.params = self.compiler.as_sql()
-            self.is_empty = False
-        except EmptyResultSet:
-            self.is_empty = True
+        self.compile()
 
 
 class Grouping:
@@ -203,7 +199,7 @@ class Grouping:
         return query
 
     def _answers(self, query: Any, reach: Reach) -> Iterator[Rows]:
-        statements = [Asked(query, alias) for alias in reach.aliases]
+        statements = [Asked(query, alias) for alias in reach.aliases if alias not in reach.missing]
         yield from reach.read([each for each in statements if not each.is_empty])
 
     def _values(self, mark: Any, answers: list[Any], shipped: list[Any]) -> Iterator[Any]:

@@ -236,8 +236,7 @@ class FanOut:
 
     def _be_sure(self) -> None:
         if self.missing_shards:
-            (shard, why), *others = self.missing_shards.items()
-            raise ShardUnavailable(shard, why=why, others=dict(others))
+            raise ShardUnavailable.of(self.missing_shards)
 
     def _terms(self) -> dict[str, Any]:
         """Return what `read` and `streams` are told besides the statements."""

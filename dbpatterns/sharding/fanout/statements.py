@@ -96,6 +96,10 @@ class Statement:
         compiler: Any = self.connection.ops.compiler("SQLCompiler")
         self.compiler = _keyed(compiler)(query, self.connection, alias)
         query.compiler = self.compiler
+        self.compile()
+
+    def compile(self) -> None:
+        """Make the SQL, or note that nothing can meet the conditions."""
         try:
             self.sql, self.params = self.compiler.as_sql()
             self.is_empty = False
