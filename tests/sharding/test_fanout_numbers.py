@@ -73,7 +73,7 @@ def alike(one: Any, other: Any) -> bool:
 
 
 @pytest.fixture
-def nulls() -> None:
+def nulls(filled: None) -> None:
     for models in (shop, plain):
         models.Buyer.objects.filter(pk=BUYERS[0]).update(country=None)
 
@@ -139,6 +139,7 @@ def test_groups_are_narrowed_ordered_and_cut_when_they_are_whole() -> None:
         lambda rows: rows.filter(n__gt=F("number") * 2).order_by("number"),
         lambda rows: rows.order_by("number").values_list("number", "n"),
         lambda rows: rows.exclude(n=4).order_by("number"),
+        lambda rows: rows.order_by("-number"),
     ):
         assert list(ask(asked(shop))) == list(ask(asked(plain)))
     assert asked(shop).count() == asked(plain).count()
@@ -162,6 +163,47 @@ def test_rows_are_counted_where_they_are() -> None:
         orders(shop).count()
     (only,) = asked.captured_queries
     assert "COUNT(*)" in only["sql"]
+    with CaptureQueriesContext(connections[shards()[0]]) as asked:
+        orders(shop).select_related("buyer").count()
+    (only,) = asked.captured_queries
+    assert "JOIN" not in only["sql"]
+    listed = orders(shop)
+    assert len(listed) == orders(plain).count()
+    with CaptureQueriesContext(connections[shards()[0]]) as asked:
+        assert listed.count() == orders(plain).count()
+    assert len(asked) == 0
+
+
+def test_groups_that_are_narrowed_cost_one_round_trip_more() -> None:
+    with CaptureQueriesContext(connections[shards()[0]]) as asked:
+        assert list(orders(shop).values("number").annotate(n=Count("pk")))
+    assert len(asked) == 1
+    with CaptureQueriesContext(connections[shards()[0]]) as asked:
+        found = orders(shop).values("number").annotate(n=Count("pk")).filter(n__gt=0)
+        assert len(list(found)) > 1
+    assert len(asked) == 2
+
+
+def test_a_group_without_a_key_may_lie_on_every_shard() -> None:
+    """A join that finds nothing makes one group of rows of all shards, in spite of its key."""
+    for models in (shop, plain):
+        for key in BUYERS[:4]:
+            models.Order.objects.filter(buyer=key).delete()
+    expected = plain.Buyer.objects.values("orders__buyer").annotate(n=Count("pk"))
+    found = shop.Buyer.objects.fanout().values("orders__buyer").annotate(n=Count("pk"))
+
+    def in_order(rows: Any) -> list[Any]:
+        return sorted(rows, key=lambda row: row["orders__buyer"] or 0)
+
+    assert in_order(found) == in_order(expected)
+    assert in_order(expected)[0] == {"orders__buyer": None, "n": 4}
+
+
+def test_an_answer_of_no_shard_is_that_of_no_row() -> None:
+    asked = {"n": Count("pk"), "unlike": Count("number", distinct=True), "total": Sum("number")}
+    found = orders(shop).filter(pk__in=[]).aggregate(**asked)
+    assert found == orders(plain).filter(pk__in=[]).aggregate(**asked)
+    assert found == {"n": 0, "unlike": 0, "total": None}
 
 
 def test_only_shards_that_the_conditions_name_are_counted() -> None:
@@ -171,6 +213,18 @@ def test_only_shards_that_the_conditions_name_are_counted() -> None:
         assert orders(shop).filter(buyer=key).count() == 2
         assert orders(shop).filter(buyer=key).aggregate(n=Count("pk")) == {"n": 2}
     assert len(asked) == 0
+
+
+def test_as_many_as_may_be_held_are() -> None:
+    numbers = set(plain.Order.objects.values_list("number", flat=True))
+    just = shop.Order.objects.fanout(max_rows=len(numbers))
+    less = shop.Order.objects.fanout(max_rows=len(numbers) - 1)
+    assert len(just.values("number").annotate(n=Count("pk"))) == len(numbers)
+    assert just.aggregate(n=Count("number", distinct=True)) == {"n": len(numbers)}
+    with pytest.raises(TooManyToMerge, match="groups"):
+        list(less.values("number").annotate(n=Count("pk")))
+    with pytest.raises(TooManyToMerge, match="distinct values"):
+        less.aggregate(n=Count("number", distinct=True))
 
 
 def test_more_than_may_be_held_is_an_error() -> None:

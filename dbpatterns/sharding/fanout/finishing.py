@@ -44,7 +44,7 @@ def finished(
     for start in range(0, len(groups), formula.size):
         some = groups[start : start + formula.size]
         (answers,) = reach.read([_Computing(formula, some, alias)])
-        for at, *values in sorted(answers):
+        for at, *values in answers:
             rest = iter(values)
             yield tuple(
                 [
