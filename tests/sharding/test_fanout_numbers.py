@@ -2,12 +2,14 @@
 
 import math
 import os
+from copy import copy
 from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
 from django.db import connections
 from django.db.models import Avg, Count, F, Max, Min, Q, StdDev, Sum, Value, Variance
+from django.db.models.expressions import Col
 from django.db.models.functions import Coalesce
 from django.test.utils import CaptureQueriesContext
 from hypothesis import HealthCheck, given, settings
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 from dbpatterns.errors import UsageError
 from dbpatterns.sharding import shards
 from dbpatterns.sharding.errors import TooManyRows, TooManyToMerge
+from dbpatterns.sharding.fanout.refusals import is_of_one_shard
 from tests.plainshop import models as plain
 from tests.sharding.support import BUYERS
 from tests.sharding.test_random_querysets import conditions
@@ -197,6 +200,16 @@ def test_a_group_without_a_key_may_lie_on_every_shard() -> None:
 
     assert in_order(found) == in_order(expected)
     assert in_order(expected)[0] == {"orders__buyer": None, "n": 4}
+
+
+def test_a_column_that_may_be_null_does_not_hold_its_rows_to_one_shard() -> None:
+    field: Any = shop.Order._meta.get_field("buyer")
+    query = shop.Order.objects.filter(buyer__gt=0).query
+    table = query.get_initial_alias()
+    assert is_of_one_shard(Col(table, field), query)
+    nullable = copy(field)
+    nullable.null = True
+    assert not is_of_one_shard(Col(table, nullable), query)
 
 
 def test_an_answer_of_no_shard_is_that_of_no_row() -> None:
