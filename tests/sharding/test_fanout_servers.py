@@ -299,7 +299,7 @@ def test_a_server_that_is_stopped_gets_one_attempt_at_a_time() -> None:
             assert {each.pk for each in ours} == expected
             assert ours.missing_shards == {LAST: "an earlier connection is still waited for"}
         assert attempts() == [attempt]
-    until(lambda: not attempts())
+    until(lambda: not attempt.is_alive())
     assert len(Order.objects.fanout(timeout=20)) == 2 * len(BUYERS)
 
 
