@@ -26,6 +26,7 @@ what a batch fetches is made its own peers at once.
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from functools import lru_cache, partial
 from itertools import chain, islice
 from types import FrameType, MappingProxyType
@@ -125,7 +126,7 @@ class PeersIterable(ModelIterable):  # type: ignore[type-arg]
         queryset: Any = self.queryset
         batch: _Batch | None = vars(queryset).get("_dbpatterns_batch")
         if batch and not self.chunked_fetch:
-            children = batch.children()
+            children = batch.children(queryset.db)
             if children is not None:
                 queryset._prefetch_done = True
                 yield from children
@@ -315,13 +316,13 @@ class _Batch:
     def __reduce__(self) -> tuple[Any, ...]:
         return type(None), ()  # a copy of the queryset reads its own rows
 
-    def children(self) -> list[Model] | None:
+    def children(self, database: str) -> list[Model] | None:
         name, owner = self._name, self._manager.instance
         if not _lacks(owner, name):  # refreshed, or brought in the meantime
             return None
         children: list[Model] | None = None
-        pairs = fetch_sets(self._manager, name, self._peers, lambda row: _lacks(row, name))
-        _stamp_all([each for _, related in pairs for each in related], self._peers)
+        with _as_peers(database, self._peers.max_rows):
+            pairs = fetch_sets(self._manager, name, self._peers, lambda row: _lacks(row, name))
         for row, related in pairs:
             vars(row)["_prefetched_objects_cache"].keep(name, related)
             if row is owner:
@@ -330,15 +331,14 @@ class _Batch:
 
 
 def _fetch_relation(descriptor: Any, owner: Model, peers: Peers) -> None:
-    stamping = partial(stamp_result, peers=Peers(peers.max_rows))
-    with connections[owner._state.db or DEFAULT_DB_ALIAS].execute_wrapper(stamping):
+    with _as_peers(owner._state.db or DEFAULT_DB_ALIAS, peers.max_rows):
         fetch_relation(descriptor, owner, peers)
 
 
-def _stamp_all(rows: list[Model], peers: Peers) -> None:
-    related = Peers(peers.max_rows)
-    for row in rows:
-        stamp(row, related)
+def _as_peers(database: str, max_rows: int) -> AbstractContextManager[None]:
+    """Make all rows that the block selects each other's peers."""
+    stamping = partial(stamp_result, peers=Peers(max_rows))
+    return connections[database].execute_wrapper(stamping)
 
 
 def _lacks(row: Model, name: str) -> bool:
