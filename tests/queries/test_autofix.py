@@ -3,6 +3,7 @@
 import copy
 import gc
 import pickle
+import re
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -487,6 +488,14 @@ def test_a_set_is_tried_with_fewer_owners_and_then_one_by_one(shop: None) -> Non
         assert sum(len(row.parts.all()) for row in Gadget.objects.filter(toy=None)) == 3 * SIZE
 
 
+def test_rows_of_a_set_have_the_limit_of_their_owners(shop: None) -> None:
+    with autofixing(max_rows=9), CaptureQueriesContext(connection) as sent:
+        gadgets = [each for row in Maker.objects.all() for each in row.gadgets.all()]
+        assert sum(len(each.parts.all()) for each in gadgets) > 9
+    asked = " ".join(each["sql"] for each in sent.captured_queries if "_part" in each["sql"])
+    assert max(map(int, re.findall(r"LIMIT (\d+)", asked))) == 10
+
+
 def test_a_limit_below_one_is_an_error() -> None:
     with pytest.raises(UsageError, match="fetch nothing"):
         autofixing(max_rows=0)
@@ -599,6 +608,10 @@ def test_rows_stay_with_their_database() -> None:
         found = [(names(row.customer.accounts.all()), row.currency) for row in accounts]
         assert found == expected  # the router refuses to guess: each query says where
         assert len(sent) == 4
+    with queries(exactly=0), CaptureQueriesContext(connections["shard_1"]) as sent:
+        for customer in batched(Customer.objects.using("shard_1")):
+            assert [each.ledger.currency for each in customer.accounts.all()] == ["CZK"]
+        assert len(sent) == 3
 
 
 def test_a_parents_relation_that_is_at_hand_is_taken(shop: None) -> None:
