@@ -2,7 +2,7 @@
 
 Each subject runs in a process of its own per vendor, since Django reads its databases once. It
 has a function `rows()`, one row for each thing measured; a dict in a row is for the JSON only.
-PostgreSQL is three servers of our own with fsync on: a commit costs what it costs.
+PostgreSQL is servers of our own with fsync on: a commit costs what it costs.
 """
 
 import argparse
@@ -31,8 +31,11 @@ SUBJECTS = {
     "optimistic": "tests.settings",
     "shard_ids": "tests.settings",
     "sharding_routing": "tests.settings",
+    "sharding_fanout": "tests.settings",
 }
 """Each with the settings it runs under."""
+SHARDS = {"sharding_fanout": 4}
+"""Servers beside `default`; two for the others."""
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -43,7 +46,8 @@ def main() -> None:
     subjects = parser.parse_args().subjects or SUBJECTS
     for subject in subjects:
         rows = _run(subject, {})
-        with start_clusters("default", "shard_0", "shard_1", fsync="on") as clusters:
+        names = [f"shard_{number}" for number in range(SHARDS.get(subject, 2))]
+        with start_clusters("default", *names, fsync="on") as clusters:
             urls = [cluster.url for cluster in clusters]
             rows += _run(
                 subject, {"DATABASE_URL": urls[0], "DBPATTERNS_SHARD_URLS": ",".join(urls[1:])}

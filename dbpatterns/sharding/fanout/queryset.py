@@ -1,16 +1,16 @@
 """`FanOut`: a queryset over all shards, or over those that its conditions name."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
 from itertools import islice
 from typing import Any, Self
 
-from asgiref.sync import sync_to_async
 from django.db import models
 from django.db.models import prefetch_related_objects
 
 from dbpatterns.sharding.context import enter_all
 from dbpatterns.sharding.errors import ShardUnavailable, TooManyRows
+from dbpatterns.sharding.fanout.awaiting import Awaited
 from dbpatterns.sharding.fanout.counting import groups, size, totals
 from dbpatterns.sharding.fanout.grouping import Reach
 from dbpatterns.sharding.fanout.merging import merged
@@ -33,7 +33,7 @@ def _delegated(name: str) -> Callable[..., Any]:
     return method
 
 
-class FanOut:
+class FanOut(Awaited):
     """What a queryset asks, of all its shards; made by `ShardedQuerySet.fanout()`.
 
     Lazy, as a queryset: each method gives another, and the shards are asked when it is listed.
@@ -107,7 +107,7 @@ class FanOut:
             return self._rows_of(self._asked[which.start : which.stop])[:: which.step]
         return self._over(self._asked[which])
 
-    def iterator(self, chunk_size: int = 2000) -> Iterator[Any]:
+    def iterator(self, chunk_size: int = 2000) -> Generator[Any, None, None]:
         """Return the rows without keeping them, `chunk_size` of each shard at a time.
 
         By server-side cursors on PostgreSQL. No cap.
@@ -192,14 +192,6 @@ class FanOut:
             except (AttributeError, TypeError):
                 raise TypeError("Complex aggregates require an alias") from None
         return totals(self._asked, named, self._reach())
-
-    async def acount(self) -> int:
-        """As `count`."""
-        return await sync_to_async(self.count)()
-
-    async def aaggregate(self, *args: Any, **named: Any) -> dict[str, Any]:
-        """As `aggregate`."""
-        return await sync_to_async(self.aggregate)(*args, **named)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or not hasattr(models.QuerySet, name):
