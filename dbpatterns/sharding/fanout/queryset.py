@@ -11,13 +11,13 @@ from django.db.models import prefetch_related_objects
 from dbpatterns.sharding.context import enter_all
 from dbpatterns.sharding.errors import ShardUnavailable, TooManyRows
 from dbpatterns.sharding.fanout.awaiting import Awaited
-from dbpatterns.sharding.fanout.counting import groups, size, totals
-from dbpatterns.sharding.fanout.grouping import Reach
 from dbpatterns.sharding.fanout.merging import merged
-from dbpatterns.sharding.fanout.reading import read
+from dbpatterns.sharding.fanout.numbers.counting import groups, size, totals
+from dbpatterns.sharding.fanout.numbers.grouping import Reach
+from dbpatterns.sharding.fanout.reading.gathering import read
+from dbpatterns.sharding.fanout.reading.streaming import streams
 from dbpatterns.sharding.fanout.refusals import is_of_one_shard, is_whole, refuse, refused
 from dbpatterns.sharding.fanout.statements import Statement
-from dbpatterns.sharding.fanout.streaming import streams
 from dbpatterns.sharding.routing import shards_of
 from dbpatterns.sharding.shard_map import shards
 

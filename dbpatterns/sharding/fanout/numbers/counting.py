@@ -6,8 +6,8 @@ from typing import Any
 from django.db import connections, models
 from django.db.models.expressions import Col
 
-from dbpatterns.sharding.fanout.finishing import finished
-from dbpatterns.sharding.fanout.grouping import Asked, Grouping, Reach
+from dbpatterns.sharding.fanout.numbers.finishing import finished
+from dbpatterns.sharding.fanout.numbers.grouping import Asked, Grouping, Reach
 from dbpatterns.sharding.fanout.ordering import merging
 from dbpatterns.sharding.fanout.refusals import refuse, refused
 from dbpatterns.sharding.fanout.statements import Statement

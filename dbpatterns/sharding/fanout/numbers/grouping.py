@@ -16,11 +16,11 @@ from django.db.models.sql import Query
 from django.db.models.sql.where import AND, WhereNode
 
 from dbpatterns.sharding.errors import TooManyToMerge
-from dbpatterns.sharding.fanout.aggregates import Split, Unlike, refuse_unlike, split
-from dbpatterns.sharding.fanout.formulas import Known
+from dbpatterns.sharding.fanout.numbers.aggregates import Split, Unlike, refuse_unlike, split
+from dbpatterns.sharding.fanout.numbers.formulas import Known
+from dbpatterns.sharding.fanout.numbers.sums import same
 from dbpatterns.sharding.fanout.refusals import refused
 from dbpatterns.sharding.fanout.statements import Statement
-from dbpatterns.sharding.fanout.sums import same
 from dbpatterns.sharding.shard_map import shards
 
 __all__ = ["Asked", "Grouping", "Reach"]

@@ -11,7 +11,7 @@ from typing import Any
 from django.db import DatabaseError, Error, InterfaceError
 
 from dbpatterns.sharding.errors import ShardUnavailable, said_by
-from dbpatterns.sharding.fanout.watching import Watch
+from dbpatterns.sharding.fanout.reading.watching import Watch
 from dbpatterns.transactions import in_transaction
 from dbpatterns.transactions.sqlstates import is_connection_loss, sqlstate_of
 

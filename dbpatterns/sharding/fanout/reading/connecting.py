@@ -14,7 +14,7 @@ from typing import Any
 
 from django.db import Error, connections
 
-from dbpatterns.sharding.fanout.failures import Failures
+from dbpatterns.sharding.fanout.reading.failures import Failures
 
 __all__ = ["connect"]
 

@@ -12,8 +12,8 @@ from typing import Any
 from django.core.exceptions import EmptyResultSet, FullResultSet
 from django.db import connections, models
 
-from dbpatterns.sharding.fanout.formulas import Known
-from dbpatterns.sharding.fanout.grouping import Reach
+from dbpatterns.sharding.fanout.numbers.formulas import Known
+from dbpatterns.sharding.fanout.numbers.grouping import Reach
 from dbpatterns.sharding.fanout.statements import Statement
 from dbpatterns.sharding.keys import end_field
 

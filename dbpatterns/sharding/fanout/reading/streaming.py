@@ -12,11 +12,11 @@ from typing import Any
 
 from django.db import Error
 
-from dbpatterns.sharding.fanout.connecting import connect
-from dbpatterns.sharding.fanout.failures import Failures
-from dbpatterns.sharding.fanout.reading import can_pipeline, gather
+from dbpatterns.sharding.fanout.reading.connecting import connect
+from dbpatterns.sharding.fanout.reading.failures import Failures
+from dbpatterns.sharding.fanout.reading.gathering import can_pipeline, gather
+from dbpatterns.sharding.fanout.reading.watching import Watch
 from dbpatterns.sharding.fanout.statements import Statement
-from dbpatterns.sharding.fanout.watching import Watch
 
 __all__ = ["streams"]
 

@@ -16,16 +16,16 @@ from django.db.models.expressions import CombinedExpression
 from django.db.models.lookups import IsNull
 from django.db.models.sql.where import WhereNode
 
-from dbpatterns.sharding.fanout.formulas import (
+from dbpatterns.sharding.fanout.numbers.formulas import (
     FromSums,
     Numeric,
     Quotient,
     TextExtreme,
     collations_of,
 )
+from dbpatterns.sharding.fanout.numbers.sums import added, greatest, least, listed, spread
 from dbpatterns.sharding.fanout.ordering import BINARY, NUMBERS, OTHERS, TEXTS
 from dbpatterns.sharding.fanout.refusals import is_of_one_shard, refused
-from dbpatterns.sharding.fanout.sums import added, greatest, least, listed, spread
 from dbpatterns.sharding.keys import end_field
 
 __all__ = ["Split", "Unlike", "refuse_unlike", "split"]

@@ -1,0 +1,1 @@
+"""Numbers over many shards: counts, aggregates and groups, merged from each shard's parts."""
