@@ -4,7 +4,7 @@ import uuid
 
 from django.db import models
 
-__all__ = ["Buyer", "Country", "Line", "Mark", "Marking", "Order"]
+__all__ = ["Buyer", "Country", "Line", "Mark", "Marking", "Order", "Sale"]
 
 
 class Country(models.Model):
@@ -74,3 +74,20 @@ class Line(models.Model):
 
     def __str__(self) -> str:
         return f"{self.amount}"
+
+
+class Sale(models.Model):
+    """What has a column of each type that is counted with."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    buyer = models.ForeignKey(Buyer, models.CASCADE, related_name="+")
+    price = models.DecimalField(max_digits=30, decimal_places=2, null=True)
+    weight = models.FloatField(null=True)
+    took = models.DurationField(null=True)
+    units = models.BigIntegerField(null=True)
+    at = models.DateTimeField(null=True)
+    day = models.DateField(null=True)
+    note = models.CharField(max_length=30, null=True)  # noqa: DJ001
+
+    def __str__(self) -> str:
+        return f"{self.price}"

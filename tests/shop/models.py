@@ -6,7 +6,7 @@ from django.db import models
 
 from dbpatterns.sharding import ReferenceModel, ShardedModel
 
-__all__ = ["Buyer", "Country", "Line", "Mark", "Marking", "Order"]
+__all__ = ["Buyer", "Country", "Line", "Mark", "Marking", "Order", "Sale"]
 
 
 class Country(ReferenceModel):
@@ -84,3 +84,22 @@ class Line(ShardedModel):
 
     def __str__(self) -> str:
         return f"{self.amount}"
+
+
+class Sale(ShardedModel):
+    """What has a column of each type that is counted with."""
+
+    shard_key = "buyer"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    buyer = models.ForeignKey(Buyer, models.CASCADE, related_name="+")
+    price = models.DecimalField(max_digits=30, decimal_places=2, null=True)
+    weight = models.FloatField(null=True)
+    took = models.DurationField(null=True)
+    units = models.BigIntegerField(null=True)
+    at = models.DateTimeField(null=True)
+    day = models.DateField(null=True)
+    note = models.CharField(max_length=30, null=True)  # noqa: DJ001
+
+    def __str__(self) -> str:
+        return f"{self.price}"

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from django.db import connections, models
-from django.db.models.expressions import Col
+from django.db.models.expressions import Ref
 
 from dbpatterns.sharding.fanout.numbers.finishing import finished
 from dbpatterns.sharding.fanout.numbers.grouping import Asked, Grouping, Reach
@@ -42,21 +42,17 @@ def groups(asked: "models.QuerySet[Any]", reach: Reach) -> Iterator[Any]:
 def _keys(query: Any, compiler: Any, selected: list[Any], order_by: list[Any]) -> list[Any]:
     """Return what Django groups by: what it is told, and what SELECT, ORDER BY and HAVING need.
 
-    Raises: UsageError: it is told an expression, of which the columns alone make finer groups.
+    An expression that it is told is a key as it stands; of another its columns are.
     """
     found = [
         each if hasattr(each, "as_sql") else query.resolve_ref(each) for each in query.group_by
     ]
-    if not all(isinstance(each, Col) for each in found):
-        raise refused(
-            query.model,
-            "merge groups by what is no column",
-            "Group by columns, or ask each shard by `.using(alias)`.",
-        )
-    ordering = [order for order, (_, _, is_reference) in order_by if not is_reference]
+    told = {each.source for each in found if isinstance(each, Ref)}
+    ordering = [each.expression for each, (_, _, is_reference) in order_by if not is_reference]
     having = [] if compiler.having is None else [compiler.having]
     for each in (*selected, *ordering, *having):
-        found += each.get_group_by_cols()
+        if each not in told:
+            found += each.get_group_by_cols()
     return found
 
 
