@@ -8,6 +8,7 @@ id; its memory is what the process grew by at its highest, the driver's included
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from django.core.management import call_command
 from django.db import connections
 from django.db.models.expressions import RawSQL
 
-from benchmarks.measuring import Bar, Timings, row, sample, take_turns
+from benchmarks.measuring import Bar, row, take_turns
 from dbpatterns.sharding import shards
 from dbpatterns.sharding.shard_map import first_map, pinned
 from tests.shop.models import Buyer, Order
@@ -127,20 +128,17 @@ def _streams() -> Iterator[dict[str, object]]:
         "model rows": buyers,
     }
     for name, asked in shapes.items():
-        samples = {"ours": [], "one after another": []}
-        for _ in range(5):
-            samples["ours"].append(sample(lambda q=asked: _walk(q.fanout().iterator())))  # type: ignore[misc]
-            samples["one after another"].append(
-                sample(lambda q=asked: [_walk(q.using(alias).iterator()) for alias in shards()])  # type: ignore[misc]
-            )
-        timings = Timings(samples)
-        grown = _growth(lambda q=asked: _walk(q.fanout().iterator()))  # type: ignore[misc]
+        timings = take_turns(
+            {"ours": partial(_merged, asked), "one after another": partial(_in_turn, asked)},
+            rounds=5,
+        )
+        grown = _growth(partial(_merged, asked))
         is_judged = IS_POSTGRESQL and name == "values_list"
         yield row(
             DATABASE,
             f"a stream of {ROWS:,} in order, {name}",
             unit="rows/s",
-            figures={**NOBODY, **{each: ROWS / timings.seconds(each) for each in samples}},
+            figures={**NOBODY, **{each: ROWS / timings.seconds(each) for each in timings.samples}},
             bar=Bar(300_000, "rows/s", at_least=True) if is_judged else None,
             judged=ROWS / timings.seconds("ours"),
             spread=timings.spread("ours"),
@@ -157,12 +155,20 @@ def _streams() -> Iterator[dict[str, object]]:
         )
 
 
-def _walk(rows: Any) -> int:
+def _merged(asked: Any) -> None:
+    _walk(asked.fanout().iterator())
+
+
+def _in_turn(asked: Any) -> None:
+    for alias in shards():
+        _walk(asked.using(alias).iterator())
+
+
+def _walk(rows: Any) -> None:
     count = 0
     for _ in rows:
         count += 1
     assert count in (ROWS, ROWS // len(shards()))
-    return count
 
 
 def _growth(work: Any) -> float:

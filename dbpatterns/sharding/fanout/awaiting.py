@@ -12,6 +12,7 @@ __all__ = ["Awaited"]
 class Awaited:
     """What a class has to ask, to be awaited; each call is one turn of the database's thread."""
 
+    _list: Any
     iterator: Any
     first: Any
     last: Any
@@ -23,7 +24,7 @@ class Awaited:
 
     def __aiter__(self) -> AsyncIterator[Any]:
         async def rows() -> AsyncIterator[Any]:
-            for row in await sync_to_async(list)(self):  # type: ignore[call-overload]
+            for row in await sync_to_async(self._list)():
                 yield row
 
         return rows()

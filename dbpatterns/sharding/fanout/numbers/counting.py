@@ -47,7 +47,7 @@ def _keys(query: Any, compiler: Any, selected: list[Any], order_by: list[Any]) -
     found = [
         each if hasattr(each, "as_sql") else query.resolve_ref(each) for each in query.group_by
     ]
-    told = {each.source for each in found if isinstance(each, Ref)}
+    told = [each.get_source_expressions()[0] for each in found if isinstance(each, Ref)]
     ordering = [each.expression for each, (_, _, is_reference) in order_by if not is_reference]
     having = [] if compiler.having is None else [compiler.having]
     for each in (*selected, *ordering, *having):
