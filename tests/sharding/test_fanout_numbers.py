@@ -10,7 +10,7 @@ from asgiref.sync import async_to_sync
 from django.db import connections
 from django.db.models import Avg, Count, F, Max, Min, Q, StdDev, Sum, Value, Variance
 from django.db.models.expressions import Col
-from django.db.models.functions import Coalesce
+from django.db.models.functions import Coalesce, Lower, Mod
 from django.test.utils import CaptureQueriesContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -148,6 +148,32 @@ def test_groups_are_narrowed_ordered_and_cut_when_they_are_whole() -> None:
     assert asked(shop).count() == asked(plain).count()
     assert asked(shop).order_by("number").first() == asked(plain).order_by("number").first()
     assert asked(shop).filter(n=77).exists() is False
+
+
+def test_groups_by_an_expression_are_not_those_of_its_columns() -> None:
+    def odd(models: Any) -> Any:
+        return orders(models).annotate(odd=Mod("number", 2)).values("odd").annotate(n=Count("pk"))
+
+    for ask in (
+        lambda rows: rows.order_by("odd"),
+        lambda rows: rows.order_by("-odd").filter(n__gt=1),
+        lambda rows: rows.order_by(F("odd") * -1),
+        lambda rows: rows.order_by(F("odd").desc(nulls_last=True))[:1],
+        lambda rows: rows.filter(n__gt=F("odd")).order_by("odd"),
+        lambda rows: rows.annotate(both=F("odd") + F("n")).order_by("both", "odd"),
+        lambda rows: rows.annotate(paid=Count("pk", filter=Q(is_paid=True))).order_by("odd"),
+        lambda rows: rows.values("odd", "buyer__country", "n").order_by("odd", "buyer__country"),
+        lambda rows: rows.values_list("odd", "n", "number").order_by("number"),
+    ):
+        assert list(ask(odd(shop))) == list(ask(odd(plain)))
+    assert [each["odd"] for each in odd(shop).order_by("odd")] == [0, 1]
+    for by in ({"big": Q(number__gt=1)}, {"name": Lower("buyer__name")}):
+        found, expected = (
+            list(orders(models).values(**by).annotate(n=Count("pk")).order_by(*by))
+            for models in (shop, plain)
+        )
+        assert found == expected
+        assert len(found) < orders(plain).values("number", "buyer__name").distinct().count()
 
 
 def test_rows_are_counted_where_they_are() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from django.db import connections, transaction
-from django.db.models import Count, F, Q
+from django.db.models import Count, F
 from django.db.models.functions import Collate, Lower, Mod
 from django.test.utils import CaptureQueriesContext
 from hypothesis import HealthCheck, given, settings
@@ -181,8 +181,6 @@ def test_a_locked_block_refuses_several_shards() -> None:
 def test_what_cannot_be_merged_is_refused() -> None:
     ours = rows(shop)
     for ask, says in [
-        (lambda: list(ours.values(odd=Mod("number", 2)).annotate(Count("pk"))), "groups"),
-        (lambda: list(ours.values(odd=Q(number=1)).annotate(Count("pk"))), "groups"),
         (lambda: ours.values("number").annotate(Count("pk")).first(), "groups"),
         (lambda: ours.values("number").annotate(Count("pk")).last(), "groups"),
         (lambda: ours.union(ours), "union"),
