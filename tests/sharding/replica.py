@@ -1,4 +1,4 @@
-"""A real replica of the suite's first shard, whose replay a test stops and starts."""
+"""Real replicas of the suite's first shard, whose replay a test stops and starts."""
 
 import os
 from collections.abc import Iterator
@@ -17,10 +17,23 @@ from tests.sharding.support import BUYERS
 from tests.shop.models import Order
 
 __all__ = ["KEY", "OTHER", "PRIMARY", "REPLICA", "answers", "ask", "following", "pause"]
-__all__ += ["replica_of_first_shard", "resume", "sharding", "where"]
+__all__ += ["Routed", "promote", "replica_of_first_shard", "resume", "sharding", "where"]
 
 PRIMARY, OTHER, REPLICA = "shard_0", "shard_1", "shard_0_replica"
 KEY = BUYERS[0]
+
+
+class Routed:
+    """What one writes first: reads go to a replica, writes to its primary."""
+
+    def __init__(self, replica: str) -> None:
+        self.replica = replica
+
+    def db_for_read(self, model: Any, **hints: Any) -> str:
+        return self.replica
+
+    def db_for_write(self, model: Any, **hints: Any) -> str:
+        return PRIMARY
 
 
 def ask(alias: str, sql: str) -> Any:
@@ -35,25 +48,30 @@ def where() -> str:
     return Order.objects.filter(buyer=KEY).db
 
 
-def answers() -> bool:
-    """Tell whether the replica answers one who has seen nothing."""
+def answers(replica: str = REPLICA) -> bool:
+    """Tell whether a replica answers one who has seen nothing."""
     positions._known.clear()
     with seen.begin(seen.Seen()), replica_reads():
-        return where() == REPLICA
+        return where() == replica
 
 
-def resume() -> None:
-    """Let the replica replay what there is, and wait until it answers."""
-    ask(REPLICA, "SELECT pg_wal_replay_resume() IS NULL")
+def resume(replica: str = REPLICA) -> None:
+    """Let a replica replay what there is, and wait until it answers."""
+    ask(replica, "SELECT pg_wal_replay_resume() IS NULL")
     wal = ask(PRIMARY, "SELECT pg_current_wal_insert_lsn()::text")
-    until(lambda: ask(REPLICA, f"SELECT pg_last_wal_replay_lsn() >= '{wal}'"))
-    until(answers)
+    until(lambda: ask(replica, f"SELECT pg_last_wal_replay_lsn() >= '{wal}'"))
+    until(lambda: answers(replica))
 
 
-def pause() -> None:
-    """Let the replica stay as it is."""
-    ask(REPLICA, "SELECT pg_wal_replay_pause() IS NULL")
-    until(lambda: ask(REPLICA, "SELECT pg_get_wal_replay_pause_state()") == "paused")
+def pause(replica: str = REPLICA) -> None:
+    """Let a replica stay as it is."""
+    ask(replica, "SELECT pg_wal_replay_pause() IS NULL")
+    until(lambda: ask(replica, "SELECT pg_get_wal_replay_pause_state()") == "paused")
+
+
+def promote(replica: str) -> None:
+    """Make a replica a primary of its own; its sessions stay."""
+    assert ask(replica, "SELECT pg_promote()")
 
 
 def sharding(**values: Any) -> Any:
@@ -63,32 +81,35 @@ def sharding(**values: Any) -> Any:
 
 
 @contextmanager
-def replica_of_first_shard() -> Iterator[Standby]:
-    """Start it and make it a database."""
+def replica_of_first_shard(alias: str = REPLICA) -> Iterator[Standby]:
+    """Start one and make it a database."""
     assert shard_for(KEY) == PRIMARY
     url = os.environ["DBPATTERNS_SHARD_URLS"].split(",")[0]
-    with Standby(REPLICA, url) as server:
+    with Standby(alias, url) as server:
         own = {**connections[PRIMARY].settings_dict, "PORT": server.port}
-        connections.databases[REPLICA] = {**own, "TEST": {**own["TEST"], "MIRROR": PRIMARY}}
+        connections.databases[alias] = {**own, "TEST": {**own["TEST"], "MIRROR": PRIMARY}}
         try:
             yield server
         finally:
-            connections[REPLICA].close()
-            del connections[REPLICA]
-            del connections.databases[REPLICA]
+            connections[alias].close()
+            del connections[alias]
+            del connections.databases[alias]
 
 
 @contextmanager
-def following(**values: Any) -> Iterator[None]:
-    """Let the first shard have its replica, in the settings and on new connections."""
-    with sharding(REPLICAS={PRIMARY: [REPLICA]}, **values), seen.begin(seen.Seen()):
-        connections[PRIMARY].close()
-        connections[REPLICA].close()
+def following(*replicas: str) -> Iterator[None]:
+    """Let the first shard have its replica, or those named, in the settings and on new sessions."""
+    replicas = replicas or (REPLICA,)
+    with sharding(REPLICAS={PRIMARY: list(replicas)}), seen.begin(seen.Seen()):
+        for alias in (PRIMARY, *replicas):
+            connections[alias].close()
         positions._known.clear()
         try:
             yield
         finally:
-            ask(REPLICA, "SELECT pg_wal_replay_resume() IS NULL")
-    for alias in (PRIMARY, REPLICA):
+            for alias in replicas:
+                if ask(alias, "SELECT pg_is_in_recovery()"):
+                    ask(alias, "SELECT pg_wal_replay_resume() IS NULL")
+    for alias in (PRIMARY, *replicas):
         connections[alias].close()
         connections[alias].execute_wrappers.clear()

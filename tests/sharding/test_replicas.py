@@ -31,6 +31,7 @@ from tests.sharding.replica import (
     OTHER,
     PRIMARY,
     REPLICA,
+    Routed,
     answers,
     ask,
     following,
@@ -57,16 +58,6 @@ def replica(standby: Standby, transactional_db: None) -> Iterator[Standby]:
             yield standby
 
 
-class ReadsOfTheReplica:
-    """What one writes first."""
-
-    def db_for_read(self, model: Any, **hints: Any) -> str:
-        return REPLICA
-
-    def db_for_write(self, model: Any, **hints: Any) -> str:
-        return PRIMARY
-
-
 class TestStaleness:
     pytestmark = on_servers
 
@@ -74,7 +65,7 @@ class TestStaleness:
         """The harm."""
         pause()
         Order.objects.create(buyer_id=KEY)
-        with override_settings(DATABASE_ROUTERS=[ReadsOfTheReplica()]):
+        with override_settings(DATABASE_ROUTERS=[Routed(REPLICA)]):
             assert not QuerySet(Order).filter(buyer=KEY).exists()
 
     def test_a_block_finds_it_and_goes_back_to_the_replica_in_time(self, replica: Standby) -> None:

@@ -18,7 +18,7 @@ from django.db import Error, InterfaceError, OperationalError, connections
 from dbpatterns import telemetry
 from dbpatterns.sharding.conf import ShardingSettings
 
-__all__ = ["LOST", "forget", "is_asking", "lose", "may_answer", "position_of"]
+__all__ = ["LOST", "forget", "is_asking", "leave", "lose", "may_answer", "position_of"]
 
 logger = logging.getLogger("dbpatterns.sharding")
 
@@ -97,17 +97,26 @@ def may_answer(replica: str, primary: str, least: int) -> bool:
 
 def lose(replica: str, primary: str, error: Error) -> None:
     """Ask no more of a replica for a second, and then on a new connection."""
-    if _known.get(replica, _Known()).state != LOST:
-        _tell(replica, primary, LOST, error)
-    _known[replica] = _Known(asked_at=time.monotonic(), state=LOST)
+    _give_up(replica, primary, LOST, error)
     with suppress(Error):
         connections[replica].close()
+
+
+def leave(replica: str, primary: str) -> None:
+    """Ask no more of a server that follows nobody for a second."""
+    _give_up(replica, primary, ALONE)
 
 
 def forget(replica: str) -> None:
     """Ask a replica anew: a server that was started again may be further behind than before."""
     if replica in _known:
         _known[replica] = replace(_known[replica], replayed=-1)
+
+
+def _give_up(replica: str, primary: str, state: str, error: Error | None = None) -> None:
+    if _known.get(replica, _Known()).state != state:
+        _tell(replica, primary, state, error)
+    _known[replica] = _Known(asked_at=time.monotonic(), state=state)
 
 
 def _asked(replica: str, primary: str, known: _Known, now: float) -> _Known:

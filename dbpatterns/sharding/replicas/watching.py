@@ -1,4 +1,4 @@
-"""Execute wrappers: one notes what is sent to a primary, one takes a replica's failures there."""
+"""Execute wrappers: one notes what a primary is asked, one asks it what no replica answered."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,7 +15,7 @@ from dbpatterns.sharding.replicas.choosing import (
     primary_of,
     refuse_transaction_there,
 )
-from dbpatterns.sharding.replicas.positions import forget, is_asking, lose
+from dbpatterns.sharding.replicas.positions import forget, is_asking, leave, lose
 from dbpatterns.sharding.replicas.seen import is_open, seen
 from dbpatterns.transactions.sqlstates import RETRYABLE, is_connection_loss, sqlstate_of
 
@@ -57,13 +57,22 @@ def _note(execute: Execute, sql: Any, params: Any, many: bool, context: dict[str
 
 
 def _move(execute: Execute, sql: Any, params: Any, many: bool, context: dict[str, Any]) -> Any:
-    """Ask the primary what a replica failed to answer, on the cursor that waits for it."""
+    """Ask the primary what no replica has answered, on the cursor that waits for it.
+
+    A replica failed, or was promoted: then its answer is dropped, and only a write stays there.
+    """
+    replica = context["connection"]
+    primary = primary_of(replica.alias)
+    is_kept = is_asking() or not is_reading() or is_open(replica) or primary == replica.alias
     try:
-        return execute(sql, params, many, context)
+        found = execute(sql, params, many, context)
+        if is_kept or not _is_promoted(replica):
+            return found
+        leave(replica.alias, primary)
+        if _may_write(sql):
+            return found
     except (OperationalError, InterfaceError) as error:
-        replica = context["connection"]
-        primary = primary_of(replica.alias)
-        if is_asking() or not is_reading() or is_open(replica) or primary == replica.alias:
+        if is_kept:
             raise
         state = sqlstate_of(error)
         if isinstance(error, InterfaceError) or is_connection_loss(state):
@@ -78,5 +87,11 @@ def _move(execute: Execute, sql: Any, params: Any, many: bool, context: dict[str
         seen().note(connections[primary], is_write=False)
 
 
+def _is_promoted(replica: Any) -> bool:
+    """Tell whether a server has ceased to follow; it says so with each answer, so no query."""
+    said: str | None = replica.connection.info.parameter_status("in_hot_standby")
+    return said == "off"
+
+
 def _may_write(sql: Any) -> bool:
-    return not (isinstance(sql, str) and sql.lstrip()[:6].upper() == "SELECT")
+    return not (isinstance(sql, str) and sql.lstrip("( \n")[:6].upper() == "SELECT")
