@@ -3,7 +3,7 @@
 from contextlib import suppress
 from typing import Any
 
-__all__ = ["ReturnedByInsert", "move_cursor"]
+__all__ = ["Listed", "ReturnedByInsert", "move_cursor"]
 
 
 class ReturnedByInsert:
@@ -14,6 +14,26 @@ class ReturnedByInsert:
     """
 
     db_returning = True
+
+
+class Listed:
+    """Mixed in before a QuerySet: its rows are those of `listed()`, where that has any.
+
+    `QuerySet._fetch_all`, `_result_cache` and `_prefetch_done` (5.2 to 6.1) are Django's own names
+    for its rows. Can go when a queryset may be given them.
+    """
+
+    _result_cache: list[Any] | None
+
+    def listed(self) -> list[Any] | None:
+        """Return the rows, with what was to be prefetched; None to leave it to Django."""
+        raise NotImplementedError
+
+    def _fetch_all(self) -> None:
+        if self._result_cache is None:
+            self._result_cache = self.listed()
+            self._prefetch_done = self._result_cache is not None
+        super()._fetch_all()  # type: ignore[misc]
 
 
 def move_cursor(cursor: Any, connection: Any) -> None:

@@ -15,7 +15,7 @@ from dbpatterns.sharding.errors import CrossShardError
 from dbpatterns.sharding.hashing import Key
 from dbpatterns.sharding.shard_map import shard_for
 
-__all__ = ["current_shard", "enter", "enter_all", "shard", "single_shard"]
+__all__ = ["current_shard", "enter", "enter_all", "on", "shard", "single_shard"]
 
 
 @dataclass
@@ -36,11 +36,18 @@ def shard(key: Key, *, group: str | None = None, lock: bool = False) -> Iterator
     Raises: CrossShardError: within a locked block of another shard.
     """
     alias = shard_for(key, group)
+    with on(alias, lock=lock):
+        yield alias
+
+
+@contextmanager
+def on(alias: str, *, lock: bool = False) -> Iterator[None]:
+    """Do the same for a shard that is known by its alias."""
     enter("shard()", alias)
     before = _scope.get()
     token = _scope.set(_Scope(alias, lock or (before is not None and before.is_locked)))
     try:
-        yield alias
+        yield
     finally:
         _scope.reset(token)
 

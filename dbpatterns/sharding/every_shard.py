@@ -1,0 +1,103 @@
+"""A queryset over all shards, for code that is given a queryset and asks it: Django's admin.
+
+    rows = every_shard(Order.objects.filter(is_paid=False))
+    rows.update(is_paid=True)  # on each shard
+
+`fanout()` is what one writes oneself: it has no `update()`, and refuses what a queryset would do.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import cache
+from typing import Any
+
+from django.db import transaction
+from django.db.models import QuerySet
+
+from dbpatterns.sharding._compat import Listed
+from dbpatterns.sharding.context import current_shard, enter_all
+from dbpatterns.sharding.querysets import ShardedQuerySet
+from dbpatterns.sharding.routing import shards_of
+from dbpatterns.sharding.shard_map import shards
+
+__all__ = ["EveryShard", "every_shard"]
+
+
+def every_shard(rows: "QuerySet[Any]") -> "EveryShard":
+    """Return a queryset of a sharded model as one over all shards; no query.
+
+    Within `shard(key)`, and with `using()`, it stays on that shard. Methods of its class stay.
+    """
+    made = _spread(type(rows))(rows.model, rows.query.chain(), rows._db, rows._hints)  # type: ignore[attr-defined]
+    return made.prefetch_related(*rows._prefetch_related_lookups)  # type: ignore[attr-defined, no-any-return]
+
+
+class EveryShard(Listed, ShardedQuerySet):
+    """Rows of all shards, or of those that the conditions name.
+
+    Reads cost and refuse what those of `fanout()` do. `update()` and `delete()` are a statement on
+    each shard, in a transaction on each that commit together at the end.
+    """
+
+    def listed(self) -> list[Any] | None:
+        """Return the rows of all shards; None on one shard, where Django's own are right."""
+        return list(self.fanout()) if self._is_spread() else None
+
+    def iterator(self, chunk_size: int | None = None) -> Iterator[Any]:
+        """Return the rows without keeping them."""
+        if self._is_spread():
+            return self.fanout().iterator(chunk_size or 2000)
+        return super().iterator(chunk_size)
+
+    def count(self) -> int:
+        """Return the number of rows; no query of a list that is there."""
+        is_asked = self._result_cache is None and self._is_spread()
+        return self.fanout().count() if is_asked else super().count()
+
+    def exists(self) -> bool:
+        """Tell whether there is any row; no query of a list that is there."""
+        is_asked = self._result_cache is None and self._is_spread()
+        return self.fanout().exists() if is_asked else super().exists()
+
+    def aggregate(self, *args: Any, **named: Any) -> dict[str, Any]:
+        """Return aggregates over all rows."""
+        rows: Any = self.fanout() if self._is_spread() else super()
+        found: dict[str, Any] = rows.aggregate(*args, **named)
+        return found
+
+    def update(self, **values: Any) -> int:
+        """Change the rows of each shard; returns how many."""
+        if not self._is_spread():
+            return super().update(**values)
+        return sum(each.update(**values) for each in self._parts())
+
+    def delete(self) -> Any:
+        """Delete the rows of each shard, and what hangs on them there."""
+        if not self._is_spread():
+            return super().delete()
+        total, of_model = 0, dict[str, int]()
+        for each in self._parts():
+            deleted, counts = each.delete()
+            total += deleted
+            for label, count in counts.items():
+                of_model[label] = of_model.get(label, 0) + count
+        return total, of_model
+
+    def _is_spread(self) -> bool:
+        is_placed = self._db or "shard" in self._hints or "instance" in self._hints
+        return not is_placed and current_shard() is None
+
+    def _parts(self) -> Iterator["EveryShard"]:
+        named = shards_of(self.query)
+        aliases = [alias for alias in shards() if named is None or alias in named]
+        enter_all(self.model._meta.label, aliases)
+        with ExitStack() as stack:
+            for alias in aliases:
+                stack.enter_context(transaction.atomic(using=alias))
+            for alias in aliases:
+                yield self.using(alias)
+
+
+@cache
+def _spread(base: "type[QuerySet[Any]]") -> Any:
+    return base if issubclass(base, EveryShard) else type(base.__name__, (EveryShard, base), {})

@@ -1,0 +1,139 @@
+"""An admin of sharded models: lists of all shards, and pages that work on their row's shard.
+
+    class OrderAdmin(ShardedAdmin):
+        raw_id_fields = ("buyer",)
+
+Django opens a page's transaction before it has seen the row, where the router says by the model
+alone. So the page runs in a block of the row's shard, which the router knows of.
+"""
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin
+from django.contrib.admin.options import TO_FIELD_VAR
+from django.contrib.admin.utils import unquote
+from django.core import checks
+from django.core.exceptions import ValidationError
+from django.http import HttpRequest, HttpResponse
+
+from dbpatterns.sharding.context import current_shard, on
+from dbpatterns.sharding.fields import home_by_lot
+from dbpatterns.sharding.keys import end_field, home_of, key_field
+from dbpatterns.sharding.shard_map import shards
+from dbpatterns.sharding.sharded_inlines import (
+    ShardedInlineFormSet,
+    ShardedInlineMixin,
+    ShardedRows,
+)
+
+__all__ = ["ShardedAdmin", "ShardedInlineFormSet", "ShardedInlineMixin"]
+
+if TYPE_CHECKING:
+    _ModelAdmin = admin.ModelAdmin[Any]
+else:  # Django's own takes no parameter
+    _ModelAdmin = admin.ModelAdmin
+
+
+class ShardedAdmin(ShardedRows, _ModelAdmin):
+    """A ModelAdmin of a sharded model.
+
+    Its list is a fan-out: three statements on each shard. A row's page asks all shards for the
+    row, unless its id tells the shard; then all that the page reads and writes is on that shard,
+    in one transaction. The shard key is shown there, not changed. Actions and "delete selected"
+    write on each shard, in transactions that commit together at the end.
+    """
+
+    def shard_of_new(self, request: HttpRequest) -> str:
+        """Return the shard of a row to add, by the key that was sent; no query.
+
+        Override it where the form does not ask for the key. Where nothing says it, any shard: the
+        form has an error then, or the row is its own key and gets an id of that shard.
+        """
+        model: Any = self.model
+        field = key_field(model)
+        row, sent = model(), request.POST.get(field.name)
+        with suppress(ValidationError):
+            setattr(row, field.attname, end_field(field).to_python(sent) if sent else None)
+        return home_of(row) or current_shard() or home_by_lot(row, None) or shards()[0]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Add the shard key of a row that is there: it never changes."""
+        names = super().get_readonly_fields(request, obj)
+        model: Any = self.model
+        key = key_field(model)
+        if obj is None or key.name in names or not key.editable:
+            return names
+        return (*names, key.name)
+
+    def changeform_view(
+        self, request: HttpRequest, object_id: Any = None, form_url: str = "", extra: Any = None
+    ) -> Any:
+        """Show or save a row on its shard."""
+        view = super().changeform_view
+        if object_id is not None and "_saveasnew" not in request.POST:
+            alias = self._shard_of(request, object_id)
+        elif request.method == "POST":
+            alias = self.shard_of_new(request)
+        else:
+            return view(request, object_id, form_url, extra)
+        return _on(alias, lambda: view(request, object_id, form_url, extra))
+
+    def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> Any:
+        """Ask, and delete the row on its shard."""
+        view = super().delete_view
+        alias = self._shard_of(request, object_id)
+        return _on(alias, lambda: view(request, object_id, extra_context))
+
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
+        """Return what goes with rows of several shards, shard by shard."""
+        of_shard: dict[str, list[Any]] = {}
+        for row in objs:
+            of_shard.setdefault(row._state.db, []).append(row)
+        rows, counts, needed, protected = list[Any](), dict[Any, int](), set[str](), list[Any]()
+        for alias, some in of_shard.items():
+            with on(alias):
+                found = super().get_deleted_objects(some, request)
+            rows += found[0]
+            for name, count in found[1].items():
+                counts[name] = counts.get(name, 0) + count
+            needed |= found[2]
+            protected += found[3]
+        return rows, counts, needed, protected
+
+    def check(self, **kwargs: Any) -> Any:
+        """Refuse `list_editable`, whose rows Django saves in one transaction of one database."""
+        found = list(super().check(**kwargs))
+        if self.list_editable:
+            found.append(
+                checks.Error(
+                    f"{type(self).__name__}.list_editable is not possible in a ShardedAdmin: a "
+                    "list has rows of several shards, which no one transaction saves.",
+                    hint="Leave it out, and change rows on their pages or by an action.",
+                    obj=type(self),
+                    id="dbpatterns_sharding.E022",
+                )
+            )
+        return found
+
+    def _shard_of(self, request: HttpRequest, object_id: str) -> str:
+        named = request.POST.get(TO_FIELD_VAR, request.GET.get(TO_FIELD_VAR))  # of a popup
+        field = named if named and self.to_field_allowed(request, named) else None
+        row = self.get_object(request, unquote(object_id), field)
+        return shards()[0] if row is None else row._state.db or shards()[0]
+
+
+def _on(alias: str, view: Callable[[], Any]) -> Any:
+    """Answer on a shard, and render what is answered there too, which Django does later."""
+    with on(alias):
+        response: HttpResponse = view()
+    render: Any = getattr(response, "render", None)
+    if render is not None:
+
+        def rendered() -> Any:
+            with on(alias):
+                return render()
+
+        response.render = rendered  # type: ignore[attr-defined]
+    return response
