@@ -26,6 +26,7 @@ class Fleet:
     def __init__(self, folder: Path, template: "Fleet | None" = None) -> None:
         self.is_postgresql = connections["default"].vendor == "postgresql"
         self.databases: dict[str, dict[str, Any]] = {}
+        self.environment: dict[str, str] = {}
         for alias, cluster in CLUSTERS.items():
             if self.is_postgresql:
                 name = f"fleet_{alias}" if template else f"fleet_template_{alias}"
@@ -63,6 +64,7 @@ class Fleet:
                 "PYTHONPATH": ROOT,
                 "DJANGO_SETTINGS_MODULE": "tests.fleet.settings",
                 "FLEET": json.dumps(self.databases),
+                **self.environment,
             },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -10,7 +10,7 @@ from dbpatterns.sharding.errors import (
     WrongShard,
 )
 from tests.sharding.operations import ONE, OTHER, SAME
-from tests.shop.models import Order
+from tests.shop.models import Line, Order
 
 pytestmark = [pytest.mark.django_db(databases="__all__"), pytest.mark.usefixtures("filled")]
 
@@ -27,6 +27,15 @@ def test_a_query_without_a_key_is_the_block_s_shard_s() -> None:
             assert current_shard() == alias == shard_for(key)
             assert set(Order.objects.values_list("buyer_id", flat=True)) == owners(alias)
     assert current_shard() is None
+
+
+def test_an_inner_query_without_a_key_is_the_block_s_shard_s_too() -> None:
+    with shard(ONE) as alias:
+        paid = Order.objects.filter(is_paid=True)
+        found = Line.objects.filter(order__in=paid)
+        assert {each.buyer_id for each in found} == owners(alias)
+        with pytest.raises(CrossShardError, match="has an inner query on"):
+            Line.objects.filter(order__in=Order.objects.filter(buyer=OTHER)).count()
 
 
 def test_a_queryset_stays_where_it_was_made() -> None:

@@ -59,6 +59,7 @@ def count_other(request: HttpRequest) -> HttpResponse:
 
 def stream(request: HttpRequest) -> StreamingHttpResponse:
     def parts() -> Iterator[str]:
+        yield ""  # which is not the end
         for _ in range(2):
             yield f"{current_shard()}:{Order.objects.count()} "
 
@@ -67,6 +68,7 @@ def stream(request: HttpRequest) -> StreamingHttpResponse:
 
 async def stream_later(request: HttpRequest) -> StreamingHttpResponse:
     async def parts() -> AsyncIterator[str]:
+        yield ""
         for _ in range(2):
             yield f"{current_shard()}:{await Order.objects.acount()} "
 
@@ -138,6 +140,11 @@ def test_a_request_without_a_key_is_in_no_block() -> None:
         get("/count", None)
 
 
+def test_nought_is_a_key() -> None:
+    with site():
+        assert get("/count", 0).content == str(rows(0)).encode()
+
+
 def test_a_key_without_a_shard_is_not_found() -> None:
     nowhere = ShardMap("bank", 1, Geographic((), {}))
     with site(), pinned({"bank": nowhere}):
@@ -160,7 +167,7 @@ def test_each_part_of_a_stream_is_made_on_the_shard() -> None:
     with site():
         response = get("/stream")
         parts = iter(response)
-        first = next(parts)
+        first = next(parts) + next(parts)
         assert current_shard() is None  # between two parts the server's own code is in no block
         assert (first + b"".join(parts)).decode() == f"{shard_for(ONE)}:{rows(ONE)} " * 2
 

@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 from django.core.management import CommandError, call_command, get_commands, load_command_class
 from django.core.management.commands.migrate import Command as DjangoMigrate
+from django.db import connections
 
 from dbpatterns.commands import Exit
 from dbpatterns.sharding import shards
+from dbpatterns.sharding.errors import ShardBusy
+from dbpatterns.sharding.migrating import sole
+from tests.processes import in_threads
 from tests.servers import postmaster, stopped
 from tests.sharding.fleet import SHARDS, Fleet
 
@@ -87,6 +91,49 @@ def test_a_dry_run_says_what_each_shard_lacks_and_writes_nothing(fleet: Fleet) -
     assert fleet.recorded() == before
 
 
+def test_a_dry_run_says_what_would_be_taken_back(fleet: Fleet) -> None:
+    found = fleet.migrate("--dry-run", "fleet", "zero")
+    assert [found[shard]["migrations"] for shard in SHARDS] == [["fleet.0001_van"]] * 3
+    assert [fleet.applied(alias) for alias in SHARDS] == [ALL[:1]] * 3
+
+
+def test_the_record_tells_of_this_run_and_not_of_the_last(fleet: Fleet) -> None:
+    query = (
+        "SELECT error, finished_at FROM dbpatterns_sharding_shardmigration"
+        " WHERE shard = 'north' AND name = '0002_plate_once'"
+    )
+    fleet.do("north", TWICE)
+    fleet.migrate("--shards", "north", exits=Exit.FINDINGS)
+    [(error, finished_at)] = fleet.rows("default", query)
+    assert "IntegrityError" in error
+    assert finished_at
+    fleet.migrate("fleet", "0001")  # has nothing to do with it
+    assert fleet.recorded()["north", "0002_plate_once"] == "failed"
+    fleet.do("north", NONE_TWICE)
+    held = fleet.held("north")
+    run = fleet.start("migrate", "--shards", "north", "-v", "0")
+    fleet.until_recorded("north", "0002_plate_once", "running")
+    assert fleet.rows("default", query) == [("", None)]
+    held.close()
+    _, err = run.communicate()
+    assert run.returncode == 0, err
+
+
+def test_an_error_outside_any_migration_is_told_as_such(fleet: Fleet) -> None:
+    fleet.migrate("fleet", "0002")
+    fleet.environment["FLEET_FAILS"] = "after"
+    found = fleet.migrate("--shards", "north", exits=Exit.FINDINGS)
+    assert found["north"]["error"].startswith("Shard 'north' failed outside any migration: Lookup")
+    assert found["north"]["migrations"] == ["fleet.0003_van_load"]
+    assert set(fleet.recorded().values()) == {"done"}
+
+
+def test_nobody_is_asked_by_a_thread(fleet: Fleet) -> None:
+    fleet.environment["FLEET_FAILS"] = "if it may ask"
+    fleet.migrate()
+    fleet.run("migrate", "--database", "north", "-v", "0", exits=1)
+
+
 def test_migrations_are_taken_back_on_every_shard_and_leave_the_record(fleet: Fleet) -> None:
     fleet.migrate("fleet", "zero")
     assert [fleet.applied(alias) for alias in SHARDS] == [[]] * 3
@@ -109,6 +156,18 @@ def test_a_run_that_is_killed_is_done_by_the_next(fleet: Fleet) -> None:
     assert set(fleet.recorded().values()) == {"done"}
 
 
+@pytest.mark.django_db(transaction=True, databases="__all__")
+def test_one_run_is_at_a_shard_and_leaves_it_free_while_its_session_goes_on() -> None:
+    def another() -> None:
+        with sole(connections[A]):
+            pass
+
+    connections[A].ensure_connection()
+    with sole(connections[A]):
+        assert [type(each) for each in in_threads([another])] == [ShardBusy]
+    assert in_threads([another]) == [None]
+
+
 def test_what_a_killed_run_applied_and_did_not_say_is_put_right(fleet: Fleet) -> None:
     fleet.do("default", "UPDATE dbpatterns_sharding_shardmigration SET state = 'running'")
     fleet.migrate("fleet", "0001")
@@ -121,8 +180,9 @@ def test_two_runs_at_once_exclude_each_other_at_each_shard(fleet: Fleet) -> None
     fleet.until_recorded("east", "0002_plate_once", "running")
     for shard in ("north", "south"):
         fleet.until_recorded(shard, "0003_van_load", "done")
-    second = fleet.migrate("--shards", "east", exits=Exit.FINDINGS)
-    assert second["east"]["state"] == "busy"
+    second = fleet.migrate("--shards", "north,east", exits=Exit.FINDINGS)
+    assert [second[shard]["state"] for shard in ("north", "east")] == ["done", "busy"]
+    assert fleet.recorded()["east", "0002_plate_once"] == "running"  # for north's run as well
     held.close()
     _, err = first.communicate()
     assert first.returncode == 0, err

@@ -6,7 +6,7 @@ from django.db import models
 
 from dbpatterns.sharding import ReferenceModel, ShardedModel
 
-__all__ = ["Buyer", "Country", "Line", "Mark", "Marking", "Order", "Sale"]
+__all__ = ["Buyer", "Country", "Line", "Mark", "Marking", "Order", "Regular", "Sale"]
 
 
 class Country(ReferenceModel):
@@ -30,6 +30,16 @@ class Buyer(ShardedModel):
 
     def __str__(self) -> str:
         return self.name
+
+
+class Regular(Buyer):
+    """The same rows by another class."""
+
+    class Meta:
+        proxy = True
+
+    def __str__(self) -> str:
+        return f"regular {self.name}"
 
 
 class Mark(ReferenceModel):
