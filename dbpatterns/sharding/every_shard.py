@@ -7,7 +7,7 @@
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any
 
@@ -69,33 +69,36 @@ class EveryShard(Listed, ShardedQuerySet):
         """Change the rows of each shard; returns how many."""
         if not self._is_spread():
             return super().update(**values)
-        return sum(each.update(**values) for each in self._parts())
+        with self._parts() as parts:
+            return sum(each.update(**values) for each in parts)
 
     def delete(self) -> Any:
         """Delete the rows of each shard, and what hangs on them there."""
         if not self._is_spread():
             return super().delete()
         total, of_model = 0, dict[str, int]()
-        for each in self._parts():
-            deleted, counts = each.delete()
-            total += deleted
-            for label, count in counts.items():
-                of_model[label] = of_model.get(label, 0) + count
+        with self._parts() as parts:
+            for each in parts:
+                deleted, counts = each.delete()
+                total += deleted
+                for label, count in counts.items():
+                    of_model[label] = of_model.get(label, 0) + count
         return total, of_model
 
     def _is_spread(self) -> bool:
         is_placed = self._db or "shard" in self._hints or "instance" in self._hints
         return not is_placed and current_shard() is None
 
-    def _parts(self) -> Iterator["EveryShard"]:
+    @contextmanager
+    def _parts(self) -> Iterator[list["EveryShard"]]:
+        """Hold a transaction on each shard; yields the rows of each."""
         named = shards_of(self.query)
         aliases = [alias for alias in shards() if named is None or alias in named]
         enter_all(self.model._meta.label, aliases)
         with ExitStack() as stack:
             for alias in aliases:
                 stack.enter_context(transaction.atomic(using=alias))
-            for alias in aliases:
-                yield self.using(alias)
+            yield [self.using(alias) for alias in aliases]
 
 
 @cache
