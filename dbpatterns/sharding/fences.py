@@ -47,10 +47,15 @@ def close(alias: str, part: Part, owner: str) -> bool:
     return was_open
 
 
-def reopen(alias: str, part: Part) -> None:
-    """Open a shard to a part, in one transaction; with its last fence the triggers go."""
+def reopen(alias: str, part: Part, *, owner: str | None = None) -> None:
+    """Open a shard to a part, in one transaction; with its last fence the triggers go.
+
+    With an `owner` only what that one closed, and nobody has taken over.
+    """
     models = list(keyed_models(part.group))
     with _changing(alias, part.group, models):
+        if owner is not None and owner != _owner_of(alias, part):
+            return
         _take_out(alias, part)
         if not _fences(alias, part.group).exists():
             for model in models:
@@ -97,6 +102,10 @@ def _changing(alias: str, group: str, models: list[type[Model]]) -> Iterator[Non
 
 def _fences(alias: str, group: str) -> "QuerySet[Fence]":
     return Fence.objects.using(alias).filter(group=group)
+
+
+def _owner_of(alias: str, part: Part) -> str | None:
+    return closed_parts(alias, part.group, type(part.low)).get(part)
 
 
 def _take_out(alias: str, part: Part) -> bool:

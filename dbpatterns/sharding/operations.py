@@ -116,22 +116,18 @@ class HandOver:
                 if close(alias, self.part, owner):
                     closed.append(alias)
         except Exception:
-            self._undo(owner, closed)
+            self._reopen(closed, owner)
             raise
         what = f"{self.part} from {self.home or 'nowhere'} to {self.shard}"
         try:
             return change(self.before, after, what)
         except MapChanged:
-            self._undo(owner, closed)
+            self._reopen(closed, owner)
             raise  # another error leaves them closed: the change may have been committed
 
-    def _undo(self, owner: str, closed: list[str]) -> None:
-        """Open what this one closed, but what another has taken over or given away."""
-        now = HandOver(read(self.part.group), self.part, self.shard).home
+    def _reopen(self, closed: list[str], owner: str) -> None:
         for alias in closed:
-            is_mine = self._closed(alias).get(self.part) == owner
-            if is_mine and (alias != self.home or alias == now):
-                reopen(alias, self.part)
+            reopen(alias, self.part, owner=owner)
 
     def _closed(self, alias: str) -> dict[Part, str]:
         return closed_parts(alias, self.part.group, type(self.part.low))

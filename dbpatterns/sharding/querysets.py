@@ -230,6 +230,7 @@ class ShardedQuerySet(models.QuerySet[Any]):
         conflicts = {"ignore_conflicts", "update_conflicts"} & {k for k, v in options.items() if v}
         if conflicts or args[1:]:
             self._refuse_indexed(None, "a row that is there decides what becomes of another")
+        self._refuse_key(options.get("update_fields") or (args[3] if args[3:] else ()) or ())
         for alias, each in self._split(rows):
             with claimed(self.model, each, alias, are_new=True):
                 super(ShardedQuerySet, self.using(alias)).bulk_create(each, *args, **options)

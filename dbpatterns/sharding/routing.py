@@ -69,7 +69,7 @@ def refuse_foreign(query: Query, alias: str | None, *, is_pinned: bool) -> None:
         refuse_foreign(inner, alias, is_pinned=is_here)
         if there is None and is_here:
             continue
-        if there is None or alias is None or there - {alias}:
+        if there is None or there - {alias}:
             raise CrossShardError(
                 asking._meta.label,
                 (there or frozenset()) | (frozenset() if alias is None else {alias}),
@@ -105,7 +105,7 @@ def _of_node(node: Any, group_map: ShardMap) -> Shards:
         if tells is None:
             return None
         if isinstance(node, In):
-            if isinstance(node.rhs, (Query, str)) or not isinstance(node.rhs, Iterable):
+            if not isinstance(node.rhs, Iterable):  # an inner query
                 return None
             return _union(_of_value(tells, each, group_map) for each in node.rhs)
         return _of_value(tells, node.rhs, group_map)
@@ -151,10 +151,9 @@ def _union(parts: Iterable[Shards]) -> Shards:
 
 def _united(query: Query) -> Shards:
     """Return the shards of all sides, which is where UNION, INTERSECT and EXCEPT have to look."""
-    sides = [each for each in query.combined_queries if not each.is_empty()]
-    if any(each.model is None or not is_sharded(each.model) for each in sides):
+    if any(each.model is None or not is_sharded(each.model) for each in query.combined_queries):
         return None
-    return _union(shards_of(each) for each in sides)
+    return _union(shards_of(each) for each in query.combined_queries)
 
 
 def _joined(query: Query) -> Iterator[tuple[Any, type[Model]]]:
@@ -224,7 +223,7 @@ def _is_tied(inner: Query) -> bool:
     row that both refer to.
     """
     where = inner.where
-    if where.negated or where.connector != AND:
+    if where.connector != AND:  # the root of a query's conditions is never negated
         return False
     return any(
         isinstance(each, Exact)

@@ -321,6 +321,12 @@ def inner_query_of_the_same_key(shop: Any) -> Any:
 
 
 @routed
+def inner_query_that_nothing_can_meet(shop: Any) -> Any:
+    orders = shop.Order.objects.filter(buyer=ONE).filter(buyer=OTHER)
+    return _pks(shop.Line.objects.filter(~Exists(orders), buyer=ONE))
+
+
+@routed
 def inner_query_tied_to_the_outer(shop: Any) -> Any:
     lines = shop.Line.objects.filter(order=OuterRef("pk"), amount__gt=ONE)
     return _pks(shop.Order.objects.filter(Exists(lines), buyer=ONE))
@@ -665,6 +671,26 @@ def inner_query_tied_by_a_column_that_says_nothing(shop: Any) -> Any:
 
 
 @refused(CrossShardError)
+def inner_query_of_another_shard_within_one_of_the_same(shop: Any) -> Any:
+    lines = shop.Line.objects.filter(buyer=OTHER)
+    orders = shop.Order.objects.filter(buyer=ONE).exclude(lines__in=lines)
+    return _pks(shop.Buyer.objects.filter(pk=ONE, orders__in=orders))
+
+
+@refused(CrossShardError)
+def inner_query_tied_to_itself(shop: Any) -> Any:
+    orders = shop.Order.objects.filter(buyer=F("buyer"))
+    return _pks(shop.Line.objects.filter(Exists(orders), buyer=ONE))
+
+
+@refused(CrossShardError)
+def inner_query_tied_on_one_side_of_three(shop: Any) -> Any:
+    amounts = [shop.Line.objects.filter(amount=each) for each in (3, 4)]
+    lines = amounts[0] | amounts[1] | shop.Line.objects.filter(order=OuterRef("pk"))
+    return _pks(shop.Order.objects.filter(Exists(lines), buyer=ONE))
+
+
+@refused(CrossShardError)
 def inner_query_tied_or_not(shop: Any) -> Any:
     lines = shop.Line.objects.filter(Q(order=OuterRef("pk")) | Q(amount=3))
     return _pks(shop.Order.objects.filter(Exists(lines), buyer=ONE))
@@ -752,6 +778,16 @@ def update_of_the_key(shop: Any) -> Any:
 def bulk_update_of_the_key(shop: Any) -> Any:
     rows = list(shop.Order.objects.filter(buyer=ONE))
     return shop.Order.objects.bulk_update(rows, ["buyer"])
+
+
+@refused(UsageError)
+def bulk_create_that_updates_the_key(shop: Any) -> Any:
+    rows = list(shop.Order.objects.filter(buyer=ONE))
+    for each in rows:
+        each.buyer_id = SAME
+    return shop.Order.objects.bulk_create(
+        rows, update_conflicts=True, update_fields=["buyer"], unique_fields=["id"]
+    )
 
 
 @refused(UsageError)
