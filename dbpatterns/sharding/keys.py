@@ -201,6 +201,8 @@ def _slot_reader(field: "Field[Any, Any]") -> Any:
 
 
 def _by_key(group_map: ShardMap, value: Any) -> frozenset[str]:
+    if type(value) is int and not -(2**63) <= value < 2**63:
+        return frozenset()  # which no column holds: Django asks nobody either
     return frozenset((group_map.shard_of(value),))
 
 

@@ -6,6 +6,7 @@ import pytest
 from django.db import connections, models
 from django.test.utils import CaptureQueriesContext
 
+from dbpatterns.errors import UsageError
 from dbpatterns.sharding import shard, shard_for, shards
 from dbpatterns.sharding.errors import ShardKeyChanged
 from dbpatterns.sharding.hashing import slot_of
@@ -14,7 +15,7 @@ from dbpatterns.sharding.strategies import LOWEST, Directory, Geographic, Range,
 from demo.banking.models import Account, Customer
 from tests.sharding.maps import key_on
 from tests.sharding.operations import ONE, OTHER
-from tests.shop.models import Order
+from tests.shop.models import Buyer, Order
 
 
 class Region(models.TextChoices):
@@ -90,3 +91,18 @@ def test_a_row_that_is_gone_may_come_again_under_another_key() -> None:
     gone.buyer_id = OTHER
     gone.save()
     assert Order.objects.get(buyer=OTHER, pk=gone.pk).number == gone.number
+
+
+@pytest.mark.django_db(databases="__all__")
+@pytest.mark.usefixtures("filled")
+@pytest.mark.parametrize("key", [2**63, -(2**63) - 1])
+def test_a_number_that_no_column_holds_is_nobody_s_key(key: int) -> None:
+    """As in Django, where it meets no row: it may come from an address."""
+    assert not Buyer.objects.filter(pk=key).exists()
+    assert not Buyer.objects.fanout().filter(pk=key).exists()
+    with pytest.raises(Buyer.DoesNotExist):
+        Buyer.objects.get(pk=key)
+    with pytest.raises(UsageError):
+        Buyer.objects.create(pk=key)
+    edge = 2**63 - 1 if key > 0 else -(2**63)
+    assert Buyer.objects.filter(pk=edge).db == shard_for(edge)
