@@ -10,7 +10,14 @@ from typing import Any
 
 import psycopg
 import pytest
-from django.db import OperationalError, ProgrammingError, connections, models, transaction
+from django.db import (
+    InterfaceError,
+    OperationalError,
+    ProgrammingError,
+    connections,
+    models,
+    transaction,
+)
 from django.db.models import Avg, Count, Func, Sum, Value
 from django.db.models.expressions import RawSQL
 from django.test.utils import CaptureQueriesContext
@@ -276,6 +283,31 @@ def test_a_process_of_the_server_that_is_stopped_costs_its_deadline() -> None:
     ):
         list(Order.objects.fanout(timeout=SECONDS))
     assert are_usable()
+
+
+@pytest.mark.parametrize("alias", [FIRST, LAST])
+def test_of_a_shard_that_is_lost_between_two_round_trips_nothing_is_counted(alias: str) -> None:
+    expected = [row for each in others(alias) for row in Order.objects.using(each)]
+    numbers = [row.number for row in expected]
+    sent = []
+
+    def fail(execute: Callable[..., Any], sql: str, *args: Any) -> Any:
+        sent.append(sql)
+        if "DISTINCT" in sql:
+            raise InterfaceError("gone")
+        return execute(sql, *args)
+
+    asked = Order.objects.fanout(on_error="partial")
+    with connections[alias].execute_wrapper(fail):
+        found = asked.aggregate(n=Count("pk"), unlike=Count("number", distinct=True))
+    assert len(sent) == 2  # the first was answered
+    assert asked.missing_shards == {alias: "gone"}
+    assert found == {"n": len(expected), "unlike": len(set(numbers))}
+    groups = Order.objects.fanout(on_error="partial").values("number")
+    with connections[alias].execute_wrapper(fail):
+        rows = groups.annotate(n=Count("pk"), unlike=Count("is_paid", distinct=True))
+        assert {row["number"]: row["n"] for row in rows} == Counter(numbers)
+    assert rows.missing_shards == {alias: "gone"}
 
 
 def attempts() -> list[threading.Thread]:

@@ -13,7 +13,7 @@ from dbpatterns.sharding.errors import ShardUnavailable, TooManyRows
 from dbpatterns.sharding.fanout.awaiting import Awaited
 from dbpatterns.sharding.fanout.merging import merged
 from dbpatterns.sharding.fanout.numbers.counting import groups, size, totals
-from dbpatterns.sharding.fanout.numbers.grouping import Reach
+from dbpatterns.sharding.fanout.numbers.reach import Reach
 from dbpatterns.sharding.fanout.reading.gathering import read
 from dbpatterns.sharding.fanout.reading.streaming import streams
 from dbpatterns.sharding.fanout.refusals import is_of_one_shard, is_whole, refuse, refused

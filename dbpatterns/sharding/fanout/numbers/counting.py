@@ -7,7 +7,8 @@ from django.db import connections, models
 from django.db.models.expressions import Ref
 
 from dbpatterns.sharding.fanout.numbers.finishing import finished
-from dbpatterns.sharding.fanout.numbers.grouping import Asked, Grouping, Reach
+from dbpatterns.sharding.fanout.numbers.grouping import Grouping
+from dbpatterns.sharding.fanout.numbers.reach import Asked, Reach
 from dbpatterns.sharding.fanout.ordering import merging
 from dbpatterns.sharding.fanout.refusals import refuse, refused
 from dbpatterns.sharding.fanout.statements import Statement

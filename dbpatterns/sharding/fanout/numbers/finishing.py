@@ -13,7 +13,7 @@ from django.core.exceptions import EmptyResultSet, FullResultSet
 from django.db import connections, models
 
 from dbpatterns.sharding.fanout.numbers.formulas import Known
-from dbpatterns.sharding.fanout.numbers.grouping import Reach
+from dbpatterns.sharding.fanout.numbers.reach import Reach
 from dbpatterns.sharding.fanout.statements import Statement
 from dbpatterns.sharding.keys import end_field
 

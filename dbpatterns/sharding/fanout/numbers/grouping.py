@@ -5,12 +5,11 @@ LIMIT are left out, since they are about the whole of a group. One round trip; a
 aggregate whose unlike values have to be shipped. All groups are held in memory.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from django.core.exceptions import EmptyResultSet, FullResultSet
-from django.db import connections, models
+from django.db import models
 from django.db.models.expressions import Expression, Ref, Subquery
 from django.db.models.sql import Query
 from django.db.models.sql.where import AND, WhereNode
@@ -18,40 +17,11 @@ from django.db.models.sql.where import AND, WhereNode
 from dbpatterns.sharding.errors import TooManyToMerge
 from dbpatterns.sharding.fanout.numbers.aggregates import Split, Unlike, refuse_unlike, split
 from dbpatterns.sharding.fanout.numbers.formulas import Known
+from dbpatterns.sharding.fanout.numbers.reach import Reach, Rows
 from dbpatterns.sharding.fanout.numbers.sums import same
 from dbpatterns.sharding.fanout.refusals import refused
-from dbpatterns.sharding.fanout.statements import Statement
-from dbpatterns.sharding.shard_map import shards
 
-__all__ = ["Asked", "Grouping", "Reach"]
-
-Rows = list[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Reach:
-    """Which shards are asked, how they are read, and how much of them is held."""
-
-    aliases: Sequence[str]
-    read: Callable[[Sequence[Statement]], list[Rows]]
-    max_rows: int
-    missing: Mapping[str, str]
-    """The shards that did not answer, and why."""
-
-    @property
-    def home(self) -> str:
-        """The shard that compiles and computes: the first that answers."""
-        answering = (each for each in self.aliases if each not in self.missing)
-        return next(answering, None) or shards()[0]
-
-
-class Asked(Statement):
-    """A query of ours as one shard's statement; no query yet."""
-
-    def __init__(self, query: Any, alias: str) -> None:
-        self.alias, self.connection = alias, connections[alias]
-        self.compiler = query.get_compiler(connection=self.connection)
-        self.compile()
+__all__ = ["Grouping"]
 
 
 class Grouping:
@@ -108,18 +78,23 @@ class Grouping:
 
         Raises: TooManyToMerge.
         """
-        width = len(self._keys)
-        groups: dict[Any, tuple[Any, list[Any]]] = {(): ((), [])} if self._is_whole else {}
-        for rows in self._answers(self._parts(reach.max_rows), reach) if self._asks_parts else ():
-            for row in rows:
-                _, answers = groups.setdefault(_marks(row[:width]), (row[:width], []))
-                answers.append(row[width:])
-            if len(groups) > reach.max_rows:
-                raise TooManyToMerge(self._label, reach.max_rows, what="groups")
-        shipped = [
-            None if each.unlike is None else self._shipped(each.unlike, reach)
+        parts = reach.answers(self._parts(reach.max_rows)) if self._asks_parts else {}
+        unlike = [
+            {} if each.unlike is None else reach.answers(self._unlike(each.unlike, reach.max_rows))
             for each in self._splits
         ]
+        for missing in reach.missing:  # of one that was lost on the way nothing is counted
+            for answers in (parts, *unlike):
+                answers.pop(missing, None)
+        width = len(self._keys)
+        groups: dict[Any, tuple[Any, list[Any]]] = {(): ((), [])} if self._is_whole else {}
+        for rows in parts.values():
+            for row in rows:
+                _, found = groups.setdefault(_marks(row[:width]), (row[:width], []))
+                found.append(row[width:])
+            if len(groups) > reach.max_rows:
+                raise TooManyToMerge(self._label, reach.max_rows, what="groups")
+        shipped = [self._shipped(each.values(), reach.max_rows) for each in unlike]
         return [
             (*key, *self._values(mark, answers, shipped)) for mark, (key, answers) in groups.items()
         ]
@@ -166,23 +141,26 @@ class Grouping:
             query.set_limits(high=max_rows + 1)
         return query
 
-    def _shipped(self, unlike: Unlike, reach: Reach) -> dict[Any, Any]:
-        """Return the unlike values of each group; a round trip."""
+    def _unlike(self, unlike: Unlike, max_rows: int) -> Any:
         query = self._asking([*(key for key, _ in self._keys.values()), unlike.source])
         if unlike.condition is not None:
             query.where.add(unlike.condition, AND)
         query.distinct = True
-        query.set_limits(high=reach.max_rows + 1)
+        query.set_limits(high=max_rows + 1)
+        return query
+
+    def _shipped(self, answers: Iterable[Rows], max_rows: int) -> dict[Any, Any]:
+        """Return the unlike values of each group."""
         found: dict[Any, dict[Any, Any]] = {}
         count = 0
-        for rows in self._answers(query, reach):
+        for rows in answers:
             for *key, value in rows:
                 if value is not None:
                     values = found.setdefault(_marks(key), {})
                     count += same(value) not in values
                     values[same(value)] = value
-            if count > reach.max_rows:
-                raise TooManyToMerge(self._label, reach.max_rows, what="distinct values")
+            if count > max_rows:
+                raise TooManyToMerge(self._label, max_rows, what="distinct values")
         return {key: list(values.values()) for key, values in found.items()}
 
     def _asking(self, columns: Sequence[Any]) -> Any:
@@ -197,10 +175,6 @@ class Grouping:
         query.set_annotation_mask(None)
         query.group_by = None
         return query
-
-    def _answers(self, query: Any, reach: Reach) -> Iterator[Rows]:
-        statements = [Asked(query, alias) for alias in reach.aliases if alias not in reach.missing]
-        yield from reach.read([each for each in statements if not each.is_empty])
 
     def _values(self, mark: Any, answers: list[Any], shipped: list[Any]) -> Iterator[Any]:
         start = 0
