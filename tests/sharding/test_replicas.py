@@ -243,6 +243,29 @@ class TestPlaces:
         assert len(here) <= 1  # one once a second
         assert 3 <= len(there) <= 4
 
+    def test_what_a_block_starts_has_seen_the_same(self, replica: Standby) -> None:
+        """In work of its own, in which nothing was seen before the block."""
+        pause()
+
+        def write() -> None:
+            Order.objects.create(buyer_id=KEY)
+            connections.close_all()
+
+        def work() -> int:
+            with replica_reads():
+                started = threading.Thread(target=contextvars.copy_context().run, args=[write])
+                started.start()
+                started.join()
+                return Order.objects.filter(buyer=KEY).count()
+
+        assert contextvars.Context().run(work) == 1
+
+    def test_one_that_the_settings_no_longer_name_is_left(self, replica: Standby) -> None:
+        with replica_reads():
+            assert where() == REPLICA
+            with sharding(REPLICAS={PRIMARY: [OTHER]}):
+                assert where() == PRIMARY
+
     def test_a_server_that_follows_nobody_is_no_replica(self, replica: Standby) -> None:
         with sharding(REPLICAS={PRIMARY: [OTHER]}), replica_reads():
             assert where() == PRIMARY

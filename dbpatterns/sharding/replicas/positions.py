@@ -79,8 +79,10 @@ def may_answer(replica: str, primary: str, least: int) -> bool:
     if known.state == LOST:
         _known[replica] = replace(known, asked_at=now)  # the other threads go on meanwhile
     try:
-        with connections[replica].cursor():  # a new connection makes `forget` of what was known
-            known = _known.get(replica, _Known())
+        connection = connections[replica]
+        connection.close_if_health_check_failed()  # as `cursor()` does, at a tenth of its cost
+        connection.ensure_connection()  # a new one makes `forget` of what was known
+        known = _known.get(replica, _Known())
         is_due = now - known.asked_at >= CHECK_SECONDS
         if known.replayed < 0 or is_due or known.replayed < least:
             known = _asked(replica, primary, known, now)
@@ -91,7 +93,8 @@ def may_answer(replica: str, primary: str, least: int) -> bool:
     state = ALONE if known.replayed < 0 else FINE if is_new else BEHIND
     if state != known.state:
         _tell(replica, primary, state)
-    _known[replica] = replace(known, state=state)
+        known = replace(known, state=state)
+    _known[replica] = known
     return state == FINE and known.replayed >= least
 
 
