@@ -19,6 +19,7 @@ __all__ = [
     "StaleShardMap",
     "TooManyRows",
     "TooManyToMerge",
+    "UncoveredWrite",
     "UnplacedKey",
     "ValueTaken",
     "WrongShard",
@@ -65,6 +66,18 @@ class ShardKeyChanged(UsageError):
             "that hang on it, and delete the old one."
         )
         self.model, self.field, self.before, self.after = model, field, before, after
+
+
+class UncoveredWrite(UsageError):
+    """A row was to be written to a shard within a transaction of another database alone."""
+
+    def __init__(self, model: str, *, shard: str, open_on: Iterable[str]) -> None:
+        self.model, self.shard, self.open_on = model, shard, tuple(open_on)
+        super().__init__(
+            f"{model} was to be written to {shard!r} within a transaction on "
+            f"{', '.join(map(repr, self.open_on))}, whose rollback would leave it there: open one "
+            "on the shard too, `with transaction.atomic(using=shard_for(key)):`, or write outside."
+        )
 
 
 class UnplacedKey(DBPatternsError, LookupError):
@@ -115,7 +128,8 @@ class PartNotEmpty(DBPatternsError):
 class StaleShardMap(DBPatternsError, OperationalError):
     """A shard refused a write to a key that is another's, or is being handed over.
 
-    Nothing was written, and the map was read again. `atomic(retry=…)` runs the transaction anew.
+    Nothing was written, and the map was read again. Call the function anew that opens the
+    transaction on `shard_for(key)`: that may be another shard by now.
     """
 
     sqlstate: ClassVar[str] = "40001"
@@ -124,7 +138,7 @@ class StaleShardMap(DBPatternsError, OperationalError):
         super().__init__(
             f"A shard refused a write to {model}: this process had an old map, or the key is being "
             "handed to another shard at this moment. Nothing was written, and the map has been "
-            "read again: run the transaction once more."
+            "read again: call once more what opens the transaction, on `shard_for(key)`."
         )
         self.model = model
 

@@ -13,6 +13,7 @@ from django.db import models, router, transaction
 
 from dbpatterns.errors import UsageError
 from dbpatterns.sharding.context import current_shard, enter
+from dbpatterns.sharding.covering import refuse_uncovered
 from dbpatterns.sharding.errors import (
     CrossShardError,
     ShardKeyChanged,
@@ -42,8 +43,17 @@ def place(
     key and has none gets one `by_lot`.
 
     Raises: WrongShard: `using` is another. ShardKeyRequired: nothing says where.
-        CrossShardError: one of its values is an inner query on another shard.
+        CrossShardError: one of its values is an inner query on another shard. UncoveredWrite:
+            another database alone has a transaction open.
     """
+    home = _place(instance, using, near=near, by_lot=by_lot)
+    refuse_uncovered(type(instance)._meta.label, home)
+    return home
+
+
+def _place(
+    instance: models.Model, using: str | None, *, near: str | None, by_lot: bool = True
+) -> str:
     home = home_of(instance)
     if home is None and by_lot:
         home = home_by_lot(instance, using or near or current_shard())
@@ -108,12 +118,13 @@ class ShardedQuerySet(models.QuerySet[Any]):
 
         By `using()`, the key in its conditions, the instance it hangs on, or the block it was
         made in or runs in; for a read within `replica_reads()` a replica of it.
-        Raises: ShardKeyRequired, CrossShardError, UnplacedKey.
+        Raises: ShardKeyRequired, CrossShardError, UnplacedKey. UncoveredWrite: it is to write.
         """
-        if self._db:
-            return self._db
-        alias = self._named() or self._pinned()
-        return alias if self._for_write else for_reading(alias)
+        alias = self._db or self._named() or self._pinned()
+        if self._for_write:
+            refuse_uncovered(self.model._meta.label, alias)
+            return alias
+        return alias if self._db else for_reading(alias)
 
     def _named(self) -> str | None:
         """Return the shard that the conditions name."""
@@ -305,7 +316,9 @@ class ShardedQuerySet(models.QuerySet[Any]):
     def _split(self, rows: Sequence[Any]) -> Iterable[tuple[str, list[Any]]]:
         parts: dict[str, list[Any]] = {}
         for each in rows:
-            parts.setdefault(place(each, self._db, near=self._hinted()), []).append(each)
+            parts.setdefault(_place(each, self._db, near=self._hinted()), []).append(each)
+        for alias in parts:
+            refuse_uncovered(self.model._meta.label, alias)
         with ExitStack() as stack:
             if len(parts) > 1:
                 for alias in parts:

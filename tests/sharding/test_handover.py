@@ -12,7 +12,13 @@ from django.db import DatabaseError, connections, transaction
 from dbpatterns.errors import UsageError
 from dbpatterns.sharding import operations as handing
 from dbpatterns.sharding import shard_for, shard_map, shards
-from dbpatterns.sharding.errors import MapChanged, PartNotEmpty, StaleShardMap, UnplacedKey
+from dbpatterns.sharding.errors import (
+    MapChanged,
+    PartNotEmpty,
+    StaleShardMap,
+    UncoveredWrite,
+    UnplacedKey,
+)
 from dbpatterns.sharding.fences import close, closed_parts, reopen, restore
 from dbpatterns.sharding.map_store import Rows, change, read
 from dbpatterns.sharding.models import Fence, MapChange
@@ -250,7 +256,24 @@ class TestStaleWriters:
             assert Buyer.objects.using(shards()[1]).get(id=key).name == "x"
             assert not Buyer.objects.using(shards()[0]).filter(id=key).exists()
 
-    def test_within_a_transaction_it_is_to_be_run_again(self) -> None:
+    def test_within_a_transaction_what_opens_it_is_to_be_called_again(self) -> None:
+        with strategy("directory"):
+            key = key_on(shards()[0])
+            shard_for(key)
+            known = known_for_ever()
+            assign("bank", key, shards()[1])
+            known()
+
+            def write() -> None:
+                with transaction.atomic(using=shard_for(key)):
+                    Buyer.objects.create(id=key)
+
+            with pytest.raises(StaleShardMap, match="call once more what opens the transaction"):
+                write()
+            write()
+            assert Buyer.objects.using(shards()[1]).filter(id=key).exists()
+
+    def test_a_retry_of_the_old_shard_s_transaction_would_cover_nothing(self) -> None:
         with strategy("directory"):
             key = key_on(shards()[0])
             map_before = read("bank")
@@ -260,14 +283,30 @@ class TestStaleWriters:
             @retrying(using=shards()[0], retry=Retry(attempts=2))
             def write() -> None:
                 tries.append("")
-                if len(tries) == 1:
-                    with pinned({"bank": map_before}):
-                        Buyer.objects.create(id=key)
-                Buyer.objects.create(id=key)
+                with pinned({"bank": map_before} if len(tries) == 1 else {}):
+                    Buyer.objects.create(id=key)
 
-            write()
+            with pytest.raises(UncoveredWrite, match=f"written to '{shards()[1]}' within"):
+                write()
             assert len(tries) == 2
-            assert Buyer.objects.using(shards()[1]).filter(id=key).exists()
+            assert not Buyer.objects.filter(id=key).exists()
+
+    def test_a_write_by_using_is_refused_there_and_told_once(self) -> None:
+        with strategy("directory"):
+            home, new = shards()[:2]
+            key = key_on(home)
+            shard_for(key)
+            known = known_for_ever()
+            assign("bank", key, new)
+            for write in (
+                lambda: Buyer.objects.using(home).create(id=key),
+                lambda: Buyer.objects.using(home).get_or_create(id=key),
+                lambda: Buyer(id=key).save(using=home),
+            ):
+                known()
+                with pytest.raises(StaleShardMap) as caught:
+                    write()
+                assert not isinstance(caught.value.__cause__, StaleShardMap)
 
     def test_nothing_is_written_elsewhere_while_the_transaction_goes_on(self) -> None:
         with strategy("directory"):

@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from io import StringIO
 from typing import Any
 
@@ -229,7 +230,7 @@ def test_a_value_that_this_transaction_has_freed_is_not_for_another_shard_yet() 
     member = Member.objects.create(id=A, email="eva@example.com")
     with transaction.atomic(using=shard_for(A)):
         member.delete()
-        with pytest.raises(ValueTaken):
+        with pytest.raises(ValueTaken), transaction.atomic(using=shard_for(B)):
             Member.objects.create(id=B, email="eva@example.com")
         Member.objects.create(id=A2, email="eva@example.com")  # the same shard, one outcome
     assert found() == {"eva@example.com": (A2, True)}
@@ -237,12 +238,18 @@ def test_a_value_that_this_transaction_has_freed_is_not_for_another_shard_yet() 
 
 @in_test
 def test_a_transaction_on_the_control_database_could_undo_the_entry_alone() -> None:
-    with transaction.atomic(), pytest.raises(UsageError, match="transaction is open on 'default'"):
+    def both() -> ExitStack:
+        with ExitStack() as stack:
+            for alias in ("default", shard_for(A)):
+                stack.enter_context(transaction.atomic(using=alias))
+            return stack.pop_all()
+
+    with both(), pytest.raises(UsageError, match="transaction is open on 'default'"):
         Member.objects.create(id=A, email="eva@example.com")
-    with transaction.atomic():
+    with both():
         Member.objects.create(id=A, email=None)  # has no entry
     member = Member.objects.get(pk=A)
-    with transaction.atomic():
+    with both():
         member.save()
 
 

@@ -1,0 +1,29 @@
+"""Writes that a transaction around them seems to cover, and does not: it is another database's.
+
+    with transaction.atomic():  # of the default database
+        Order.objects.create(buyer_id=7)  # on a shard, where it is committed at once
+
+A transaction of the shard's own, within the other or around it, is what such code has to say.
+"""
+
+from django.db import connections
+
+from dbpatterns.sharding.errors import UncoveredWrite
+from dbpatterns.transactions import in_transaction
+
+__all__ = ["refuse_uncovered"]
+
+
+def refuse_uncovered(model: str, alias: str) -> None:
+    """Refuse a write to a shard without a transaction, while another database has one open.
+
+    No query; 2 µs in a transaction of the shard, as many for each connection of this thread
+    outside. The transactions of a TestCase do not count.
+    Raises: UncoveredWrite.
+    """
+    if in_transaction(alias):
+        return
+    known = [each.alias for each in connections.all(initialized_only=True)]
+    open_on = [each for each in known if each != alias and in_transaction(each)]
+    if open_on:
+        raise UncoveredWrite(model, shard=alias, open_on=open_on)
