@@ -1,7 +1,7 @@
 """An admin of sharded models: lists of all shards, and pages that work on their row's shard.
 
     class OrderAdmin(ShardedAdmin):
-        raw_id_fields = ("buyer",)
+        search_fields = ("buyer__name",)
 
 Django opens a page's transaction before it has seen the row, where the router says by the model
 alone. So the page runs in a block of the row's shard, which the router knows of.
@@ -11,14 +11,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.admin.options import TO_FIELD_VAR
 from django.contrib.admin.utils import unquote
+from django.contrib.admin.views.main import ChangeList
 from django.core import checks
 from django.core.exceptions import ValidationError
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
+from django.utils.translation import gettext
 
 from dbpatterns.sharding.context import current_shard, on
+from dbpatterns.sharding.every_shard import every_shard
 from dbpatterns.sharding.fields import home_by_lot
 from dbpatterns.sharding.keys import end_field, home_of, key_field
 from dbpatterns.sharding.shard_map import shards
@@ -28,7 +32,7 @@ from dbpatterns.sharding.sharded_inlines import (
     ShardedRows,
 )
 
-__all__ = ["ShardedAdmin", "ShardedInlineFormSet", "ShardedInlineMixin"]
+__all__ = ["ShardedAdmin", "ShardedChangeList", "ShardedInlineFormSet", "ShardedInlineMixin"]
 
 if TYPE_CHECKING:
     _ModelAdmin = admin.ModelAdmin[Any]
@@ -43,7 +47,19 @@ class ShardedAdmin(ShardedRows, _ModelAdmin):
     row, unless its id tells the shard; then all that the page reads and writes is on that shard,
     in one transaction. The shard key is shown there, not changed. Actions and "delete selected"
     write on each shard, in transactions that commit together at the end.
+
+    A list leaves out a shard that does not answer within `shard_seconds`, and says so.
     """
+
+    shard_seconds = 5.0
+
+    def get_queryset(self, request: HttpRequest) -> "QuerySet[Any]":
+        """Return the rows of all shards, each asked for so long; in a block those of its shard."""
+        return every_shard(super().get_queryset(request), timeout=self.shard_seconds)
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        """Return a list that a missing shard does not prevent."""
+        return ShardedChangeList
 
     def shard_of_new(self, request: HttpRequest) -> str:
         """Return the shard of a row to add, by the key that was sent; no query.
@@ -122,6 +138,32 @@ class ShardedAdmin(ShardedRows, _ModelAdmin):
         field = named if named and self.to_field_allowed(request, named) else None
         row = self.get_object(request, unquote(object_id), field)
         return shards()[0] if row is None else row._state.db or shards()[0]
+
+
+class ShardedChangeList(ChangeList):
+    """A list of all shards, without those that do not answer; an action asks for all of them."""
+
+    def get_queryset(self, request: HttpRequest, exclude_parameters: Any = None) -> Any:
+        """Return the rows that filters and search leave."""
+        rows: Any = super().get_queryset(request, exclude_parameters)
+        self._missing: dict[str, str] = {}
+        if request.method != "GET":
+            return rows
+        of: Any = self.model_admin
+        terms = {"timeout": of.shard_seconds, "missing": self._missing}
+        self.root_queryset: Any = every_shard(self.root_queryset, **terms)
+        return every_shard(rows, **terms)
+
+    def get_results(self, request: HttpRequest) -> None:
+        """Read a page, and say what it lacks."""
+        super().get_results(request)
+        len(self.result_list)  # now, while one can still say so
+        for alias, why in self._missing.items():
+            messages.warning(
+                request,
+                gettext("The list is without the rows of shard %(shard)s: %(why)s.")
+                % {"shard": alias, "why": why},
+            )
 
 
 def _on(alias: str, view: Callable[[], Any]) -> Any:

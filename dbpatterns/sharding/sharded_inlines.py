@@ -9,6 +9,7 @@ A list, and the page to add a row, are of all shards; the page of a row is of it
 from typing import TYPE_CHECKING, Any
 
 from django import forms
+from django.contrib.admin.widgets import ForeignKeyRawIdWidget
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
@@ -44,6 +45,14 @@ class ShardedRows(_Base):
             rows = every_shard(model._default_manager.all() if rows is None else rows)
         found: QuerySet[Any] | None = rows
         return found
+
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        """Have a sharded row chosen by its id, where no other way is named."""
+        named = {*self.get_autocomplete_fields(request), *self.radio_fields}
+        if is_sharded(db_field.remote_field.model) and db_field.name not in named:
+            by_id = ForeignKeyRawIdWidget(db_field.remote_field, self.admin_site)
+            kwargs.setdefault("widget", by_id)
+        return super().formfield_for_foreignkey(db_field, request, **kwargs)
 
 
 class ShardedInlineFormSet(_FormSet):

@@ -8,15 +8,15 @@ import pytest
 from django.contrib import admin
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth import get_user_model
-from django.db import IntegrityError, connections
+from django.db import IntegrityError, InterfaceError, OperationalError, connections
 from django.http import HttpRequest, HttpResponse
-from django.test import Client
+from django.test import Client, RequestFactory
 from django.test.utils import CaptureQueriesContext
 from django.urls import path, reverse
 
 from dbpatterns.errors import UsageError
 from dbpatterns.sharding import shard, shard_for, shards
-from dbpatterns.sharding.errors import CrossShardError, ShardKeyRequired
+from dbpatterns.sharding.errors import CrossShardError, ShardKeyRequired, ShardUnavailable
 from dbpatterns.sharding.sharded_admin import ShardedAdmin, ShardedInlineMixin
 from tests.sharding.support import BUYERS
 from tests.shop.models import Buyer, Line, Marking, Order
@@ -57,7 +57,6 @@ class BuyerAdmin(ShardedAdmin):
 
 class LineAdmin(ShardedAdmin):
     autocomplete_fields = ("buyer",)
-    raw_id_fields = ("order",)
 
 
 class PlainOrderAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
@@ -151,6 +150,46 @@ class TestLists:
         with shard(ONE):
             page = staff.get(url("changelist")).context["cl"]
         assert {row._state.db for row in page.result_list} == {shard_for(ONE)}
+
+
+@pytest.mark.django_db(databases="__all__", transaction=True)
+class TestMissingShard:
+    LOST = shards()[-1]
+
+    @pytest.fixture
+    def lost(self) -> Iterator[None]:
+        """A shard that ends the connection of every statement."""
+
+        def fail(*_: Any) -> Any:
+            raise InterfaceError("gone")
+
+        with connections[self.LOST].execute_wrapper(fail):
+            yield
+
+    def test_the_list_is_without_it_and_says_so(self, staff: Client, lost: None) -> None:
+        found: list[Any] = []
+        page = staff.get(url("changelist"))
+        while len(found) < page.context["cl"].result_count:
+            found += page.context["cl"].result_list
+            page = staff.get(url("changelist"), {"p": len(found) // 7 + 1})
+        assert {row._state.db for row in found} == {*shards()} - {self.LOST}
+        [said] = page.context["messages"]
+        assert str(said) == f"The list is without the rows of shard {self.LOST}: gone."
+
+    def test_a_list_of_all_says_nothing(self, staff: Client) -> None:
+        assert list(staff.get(url("changelist")).context["messages"]) == []
+
+    def test_an_action_is_not_done_on_a_part(self, staff: Client, lost: None) -> None:
+        rows = [order_of(ONE).pk, UUID(int=1)]
+        for action in ({"action": "pay"}, {"action": "delete_selected", "post": "yes"}):
+            with pytest.raises(OperationalError):
+                staff.post(url("changelist"), {"_selected_action": rows, "index": 0, **action})
+        assert Order.objects.filter(buyer=ONE).count() == 2
+
+    def test_a_row_that_may_be_there_is_not_denied(self, staff: Client, lost: None) -> None:
+        assert staff.get(url("change", Order, order_of(ONE).pk)).status_code == 200
+        with pytest.raises(ShardUnavailable):
+            staff.get(url("change", Order, UUID(int=1)))
 
 
 class TestActions:
@@ -252,10 +291,27 @@ class TestPages:
         assert list(page.context["adminform"].errors) == ["buyer"]
         assert Order.objects.fanout().filter(number=77).count() == 0
 
-    def test_a_new_row_offers_all_shards_buyers(self, staff: Client) -> None:
-        text = staff.get(url("add")).content.decode()
-        for buyer in BUYERS:
-            assert f">buyer {buyer}</option>" in text
+    def test_a_new_row_s_buyer_is_named_by_her_id_as_a_list_would_be_all_shards(
+        self, staff: Client
+    ) -> None:
+        with CaptureQueriesContext(connections[shard_for(ONE)]) as asked:
+            text = staff.get(url("add")).content.decode()
+        assert 'id="lookup_id_buyer"' in text  # the magnifying glass
+        assert not [each for each in asked.captured_queries if "shop_buyer" in each["sql"]]
+
+    def test_choices_are_the_shard_s_in_a_select_of_one_s_own(self, staff: Client) -> None:
+        class WithSelect(ShardedAdmin):
+            fields = ("buyer",)
+            radio_fields = {"buyer": admin.VERTICAL}
+
+        request = RequestFactory().get("/")
+        request.user = get_user_model().objects.get()
+        form = WithSelect(Line, ours).get_form(request)
+        assert len(list(form.base_fields["buyer"].choices)) == len(BUYERS)
+        with shard(ONE):
+            form = WithSelect(Line, ours).get_form(request)
+            found = {str(value) for value, _ in form.base_fields["buyer"].choices} - {""}
+        assert found == {str(key) for key in BUYERS if shard_for(key) == shard_for(ONE)}
 
     def test_a_row_of_another_shard_is_no_choice(self, staff: Client) -> None:
         sent = {"id": str(UUID(int=7)), "buyer": ONE, "order": order_of(OTHER).pk, "amount": 1}
