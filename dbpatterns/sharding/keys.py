@@ -14,6 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from django.core.exceptions import FieldDoesNotExist
+from django.core.signals import setting_changed
 from django.db.models import (
     AutoField,
     CharField,
@@ -55,8 +56,9 @@ def is_sharded(model: type[Model] | Model) -> bool:
     return getattr(model, "shard_key", None) is not None
 
 
+@cache
 def group_of(model: type[Model]) -> str:
-    """Return the group of a sharded model.
+    """Return the group of a sharded model; no query.
 
     Raises: ConfigurationError: its app is in none.
     """
@@ -215,9 +217,11 @@ def _by_slot(read: Callable[[Any], int | None]) -> Telling:
 
 
 def _forget(**_: object) -> None:
+    group_of.cache_clear()
     key_field.cache_clear()
     telling_columns.cache_clear()
     _own_columns.cache_clear()
 
 
 class_prepared.connect(_forget, dispatch_uid="dbpatterns.sharding.keys")
+setting_changed.connect(_forget, dispatch_uid="dbpatterns.sharding.keys")

@@ -80,6 +80,15 @@ def refuse_foreign(query: Query, alias: str | None, *, is_pinned: bool) -> None:
 
 
 def _of_node(node: Any, group_map: ShardMap) -> Shards:
+    if isinstance(node, (Exact, In)) and isinstance(node.lhs, Col):
+        tells = _telling(node.lhs, group_map.group)
+        if tells is None:
+            return None
+        if isinstance(node, In):
+            if not isinstance(node.rhs, Iterable):  # an inner query
+                return None
+            return _union(_of_value(tells, each, group_map) for each in node.rhs)
+        return _of_value(tells, node.rhs, group_map)
     if isinstance(node, WhereNode):
         if node.negated:
             return None
@@ -100,15 +109,6 @@ def _of_node(node: Any, group_map: ShardMap) -> Shards:
         if isinstance(node.rhs, Iterable):
             return _union(_of_tuple(node.lhs, each, group_map) for each in node.rhs)
         return None
-    if isinstance(node, (Exact, In)) and isinstance(node.lhs, Col):
-        tells = _telling(node.lhs, group_map.group)
-        if tells is None:
-            return None
-        if isinstance(node, In):
-            if not isinstance(node.rhs, Iterable):  # an inner query
-                return None
-            return _union(_of_value(tells, each, group_map) for each in node.rhs)
-        return _of_value(tells, node.rhs, group_map)
     return None
 
 

@@ -31,7 +31,7 @@ def rerouted(method: F) -> F:
 
     @wraps(method)
     def write(self: Any, *args: Any, **options: Any) -> Any:
-        model = self.model if isinstance(self, QuerySet) else type(self)
+        model: Any = self.model if isinstance(self, QuerySet) else type(self)
         with _told(model):
             try:
                 return method(self, *args, **options)
