@@ -11,19 +11,26 @@ from django.db import connections
 from dbpatterns.sharding.errors import UncoveredWrite
 from dbpatterns.transactions import in_transaction
 
-__all__ = ["refuse_uncovered"]
+__all__ = ["open_elsewhere", "refuse_uncovered"]
 
 
 def refuse_uncovered(model: str, alias: str) -> None:
     """Refuse a write to a shard without a transaction, while another database has one open.
 
-    No query; 2 µs in a transaction of the shard, as many for each connection of this thread
-    outside. The transactions of a TestCase do not count.
     Raises: UncoveredWrite.
     """
-    if in_transaction(alias):
-        return
-    known = [each.alias for each in connections.all(initialized_only=True)]
-    open_on = [each for each in known if each != alias and in_transaction(each)]
+    open_on = open_elsewhere(alias)
     if open_on:
         raise UncoveredWrite(model, shard=alias, open_on=open_on)
+
+
+def open_elsewhere(alias: str) -> list[str]:
+    """Return the databases with a transaction open, if this one has none.
+
+    No query; 2 µs in a transaction of this one, as many for each connection of this thread
+    outside. The transactions of a TestCase do not count.
+    """
+    if in_transaction(alias):
+        return []
+    known = [each.alias for each in connections.all(initialized_only=True)]
+    return [each for each in known if each != alias and in_transaction(each)]

@@ -16,6 +16,7 @@ from django.db.models import QuerySet
 
 from dbpatterns.sharding._compat import Listed
 from dbpatterns.sharding.context import current_shard, enter_all
+from dbpatterns.sharding.covering import refuse_uncovered
 from dbpatterns.sharding.fanout import FanOut
 from dbpatterns.sharding.querysets import ShardedQuerySet
 from dbpatterns.sharding.routing import shards_of
@@ -48,6 +49,7 @@ class EveryShard(Listed, ShardedQuerySet):
 
     Reads cost and refuse what those of `fanout()` do. `update()` and `delete()` are a statement on
     each shard, in a transaction on each that commit together at the end.
+    Raises: UncoveredWrite: another database has one open, and not each of the shards.
     """
 
     def listed(self) -> list[Any] | None:
@@ -129,6 +131,8 @@ class EveryShard(Listed, ShardedQuerySet):
         named = shards_of(self.query)
         aliases = [alias for alias in shards() if named is None or alias in named]
         enter_all(self.model._meta.label, aliases)
+        for alias in aliases:
+            refuse_uncovered(self.model._meta.label, alias)
         with ExitStack() as stack:
             for alias in aliases:
                 stack.enter_context(transaction.atomic(using=alias))

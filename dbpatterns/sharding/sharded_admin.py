@@ -8,7 +8,7 @@ alone. So the page runs in a block of the row's shard, which the router knows of
 """
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
@@ -17,11 +17,13 @@ from django.contrib.admin.utils import unquote
 from django.contrib.admin.views.main import ChangeList
 from django.core import checks
 from django.core.exceptions import ValidationError
+from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext
 
 from dbpatterns.sharding.context import current_shard, on
+from dbpatterns.sharding.covering import open_elsewhere
 from dbpatterns.sharding.every_shard import every_shard
 from dbpatterns.sharding.fields import home_by_lot
 from dbpatterns.sharding.keys import end_field, home_of, key_field
@@ -101,6 +103,17 @@ class ShardedAdmin(ShardedRows, _ModelAdmin):
         view = super().delete_view
         alias = self._shard_of(request, object_id)
         return _on(alias, lambda: view(request, object_id, extra_context))
+
+    def response_action(
+        self, request: HttpRequest, queryset: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Run an action; in a transaction on each shard, if the request is in one."""
+        here = current_shard()
+        with ExitStack() as stack:
+            for alias in shards() if here is None else (here,):
+                if open_elsewhere(alias):  # by ATOMIC_REQUESTS, which covers no shard
+                    stack.enter_context(transaction.atomic(using=alias))
+            return super().response_action(request, queryset, *args, **kwargs)
 
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
         """Return what goes with rows of several shards, shard by shard."""

@@ -1,16 +1,17 @@
 """`every_shard`: a queryset of all shards, beside the same one on one database."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from django.db import IntegrityError, connections
+from django.db import IntegrityError, connections, transaction
 from django.db.models import Count, F, Max, QuerySet, Sum
 from django.test.utils import CaptureQueriesContext
 
 from dbpatterns.errors import UsageError
 from dbpatterns.sharding import ShardedQuerySet, current_shard, shard, shard_for, shards
-from dbpatterns.sharding.errors import CrossShardError, ShardKeyRequired
+from dbpatterns.sharding.errors import CrossShardError, ShardKeyRequired, UncoveredWrite
 from dbpatterns.sharding.every_shard import every_shard
 from tests.plainshop import models as plain
 from tests.sharding.support import BUYERS, contents
@@ -138,6 +139,21 @@ class TestWrites:
         with connections[shards()[-1]].execute_wrapper(fail), pytest.raises(IntegrityError):
             rows.update(amount=0) if write == "update" else rows.delete()
         assert contents(shop) == before
+
+    @pytest.mark.parametrize("write", ["update", "delete"])
+    @pytest.mark.parametrize("block", ["default", shards()[0]])
+    def test_a_block_of_one_database_does_not_cover_it(self, write: str, block: str) -> None:
+        rows = every_shard(shop.Line.objects.all())
+        run = {"update": lambda: rows.update(amount=9), "delete": rows.delete}[write]
+        before = contents(shop)
+        with pytest.raises(UncoveredWrite), transaction.atomic(using=block):
+            run()
+        assert contents(shop) == before
+        with ExitStack() as blocks:
+            for alias in ("default", *shards()):
+                blocks.enter_context(transaction.atomic(using=alias))
+            run()
+        assert contents(shop) != before
 
     def test_a_key_s_shard_alone_is_written(self) -> None:
         with CaptureQueriesContext(connections[shard_for(OTHER)]) as elsewhere:

@@ -17,6 +17,7 @@ from django.urls import path, reverse
 from dbpatterns.errors import UsageError
 from dbpatterns.sharding import shard, shard_for, shards
 from dbpatterns.sharding.errors import CrossShardError, ShardKeyRequired, ShardUnavailable
+from dbpatterns.sharding.every_shard import every_shard
 from dbpatterns.sharding.sharded_admin import ShardedAdmin, ShardedInlineMixin
 from tests.sharding.support import BUYERS
 from tests.shop.models import Buyer, Line, Marking, Order
@@ -40,13 +41,22 @@ def pay(model_admin: Any, request: HttpRequest, chosen: Any) -> None:
     chosen.update(is_paid=True)
 
 
+@admin.action(description="Mark as paid, one by one")
+def pay_each(model_admin: Any, request: HttpRequest, chosen: Any) -> None:
+    for row in chosen:
+        row.is_paid = True
+        row.save()
+    if "fails" in request.POST:
+        raise IntegrityError("after the last")
+
+
 class OrderAdmin(ShardedAdmin):
     list_display = ("number", "buyer", "is_paid")
     list_filter = ("is_paid",)
     search_fields = ("buyer__name", "lines__amount")
     ordering = ("-number", "id")
     list_per_page = 7
-    actions = (pay,)
+    actions = (pay, pay_each)
     inlines = (LineInline,)
 
 
@@ -76,9 +86,13 @@ def handler500(request: HttpRequest) -> HttpResponse:
     return HttpResponse(status=500)
 
 
-@pytest.fixture
-def staff(client: Client) -> Client:
-    """One who may do everything."""
+@pytest.fixture(params=[False, True], ids=["", "ATOMIC_REQUESTS"])
+def staff(
+    request: pytest.FixtureRequest, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> Client:
+    """One who may do everything, with and without a transaction around each request."""
+    settings = connections["default"].settings_dict
+    monkeypatch.setitem(settings, "ATOMIC_REQUESTS", request.param)
     client.force_login(get_user_model().objects.create_superuser("staff", password="secret"))
     return client
 
@@ -212,6 +226,18 @@ class TestActions:
         assert Order.objects.fanout().count() == len(BUYERS) * 2 - 2
         assert Line.objects.fanout().count() == lines - 4
         assert LogEntry.objects.count() == 2
+
+    def test_in_a_request_that_is_a_transaction_an_action_is_one_on_each_shard(
+        self, staff: Client
+    ) -> None:
+        every_shard(Order.objects.all()).update(is_paid=False)
+        paid = every_shard(Order.objects.filter(is_paid=True))
+        with pytest.raises(IntegrityError):
+            staff.post(url("changelist"), self.chosen("pay_each", fails="yes"))
+        is_one = connections["default"].settings_dict["ATOMIC_REQUESTS"]
+        assert paid.count() == (0 if is_one else 2)
+        staff.post(url("changelist"), self.chosen("pay_each"))
+        assert paid.count() == 2
 
     def test_it_deletes_on_all_shards_or_on_none(
         self, staff: Client, monkeypatch: pytest.MonkeyPatch
