@@ -276,12 +276,12 @@ class TestTransactionsThere:
     pytestmark = on_servers
 
     def test_the_harm_a_rollback_leaves_the_row(self, replica: Standby) -> None:
-        """What a transaction on the database of a queryset holds, if nobody refuses it."""
+        """What a transaction on the database of a queryset holds, past those who refuse it."""
         rows = Order.objects.filter(buyer=KEY)
         with replica_reads():
             alias = rows.db
         with transaction.atomic(using=alias):
-            Order.objects.create(buyer_id=KEY)
+            Order(buyer_id=KEY).save_base(using=PRIMARY, force_insert=True)
             transaction.set_rollback(True, using=alias)
         assert rows.count() == 1
 
@@ -300,7 +300,7 @@ class TestTransactionsThere:
         with (
             replica_reads(),
             transaction.atomic(using=rows.db),
-            pytest.raises(UsageError, match=f"open on replica '{REPLICA}'"),
+            pytest.raises(UsageError, match=f"(open on replica|transaction on) '{REPLICA}'"),
         ):
             work()
         assert Buyer.objects.filter(id=KEY).exists()
