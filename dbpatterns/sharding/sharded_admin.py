@@ -7,6 +7,7 @@ Django opens a page's transaction before it has seen the row, where the router s
 alone. So the page runs in a block of the row's shard, which the router knows of.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
@@ -86,7 +87,11 @@ class ShardedAdmin(ShardedRows, _ModelAdmin):
         return (*names, key.name)
 
     def changeform_view(
-        self, request: HttpRequest, object_id: Any = None, form_url: str = "", extra: Any = None
+        self,
+        request: HttpRequest,
+        object_id: Any = None,
+        form_url: str = "",
+        extra_context: Any = None,
     ) -> Any:
         """Show or save a row on its shard."""
         view = super().changeform_view
@@ -95,8 +100,8 @@ class ShardedAdmin(ShardedRows, _ModelAdmin):
         elif request.method == "POST":
             alias = self.shard_of_new(request)
         else:
-            return view(request, object_id, form_url, extra)
-        return _on(alias, lambda: view(request, object_id, form_url, extra))
+            return view(request, object_id, form_url, extra_context)
+        return _on(alias, lambda: view(request, object_id, form_url, extra_context))
 
     def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> Any:
         """Ask, and delete the row on its shard."""
@@ -120,13 +125,12 @@ class ShardedAdmin(ShardedRows, _ModelAdmin):
         of_shard: dict[str, list[Any]] = {}
         for row in objs:
             of_shard.setdefault(row._state.db, []).append(row)
-        rows, counts, needed, protected = list[Any](), dict[Any, int](), set[str](), list[Any]()
+        rows, counts, needed, protected = list[Any](), Counter[Any](), set[str](), list[Any]()
         for alias, some in of_shard.items():
             with on(alias):
                 found = super().get_deleted_objects(some, request)
             rows += found[0]
-            for name, count in found[1].items():
-                counts[name] = counts.get(name, 0) + count
+            counts.update(found[1])
             needed |= found[2]
             protected += found[3]
         return rows, counts, needed, protected

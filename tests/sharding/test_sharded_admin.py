@@ -1,6 +1,7 @@
 """Sharded models in Django's admin: what a plain ModelAdmin does, and what ShardedAdmin does."""
 
 from collections.abc import Iterator
+from inspect import signature
 from typing import Any
 from uuid import UUID
 
@@ -129,6 +130,13 @@ class TestPlainAdmin:
             staff.get(url("add", site="plain")).content  # noqa: B018  # its choices of buyers
         with pytest.raises(UsageError, match="does not say where"):
             staff.post(url("add", site="plain"), no_lines(ONE))
+
+
+@pytest.mark.parametrize("view", ["changeform_view", "delete_view"])
+def test_views_take_what_django_s_take_by_the_same_names(view: str) -> None:
+    """An admin of one's own hands them on as it likes."""
+    taken, theirs = (signature(getattr(each, view)) for each in (ShardedAdmin, admin.ModelAdmin))
+    assert list(taken.parameters) == list(theirs.parameters)
 
 
 class TestLists:
