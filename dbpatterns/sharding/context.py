@@ -6,14 +6,14 @@
 A query that names a key goes to that key's shard, in such a block too, unless it is locked.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
 from dbpatterns.sharding.errors import CrossShardError
 from dbpatterns.sharding.hashing import Key
-from dbpatterns.sharding.shard_map import shard_for
+from dbpatterns.sharding.shard_map import shard_for, shards
 
 __all__ = ["current_shard", "enter", "enter_all", "on", "shard", "single_shard"]
 
@@ -89,11 +89,12 @@ def enter(what: str, alias: str) -> str:
     return alias
 
 
-def enter_all(what: str, aliases: Sequence[str]) -> None:
-    """Refuse to use several shards in a block that is held to one.
+def enter_all(what: str, named: Collection[str] | None) -> list[str]:
+    """Return the named shards, all if None, that are about to be used, if the block allows it.
 
-    Raises: CrossShardError.
+    Raises: CrossShardError: it is held to one, and they are several.
     """
+    aliases = [alias for alias in shards() if named is None or alias in named]
     scope = _scope.get()
     if len(aliases) == 1:
         enter(what, aliases[0])
@@ -104,3 +105,4 @@ def enter_all(what: str, aliases: Sequence[str]) -> None:
             why=f"would go to {len(aliases)} shards ({', '.join(aliases)}), in a block that is "
             "held to one: leave the block first, or drop the lock.",
         )
+    return aliases

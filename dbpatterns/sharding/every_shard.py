@@ -6,6 +6,7 @@
 `fanout()` is what one writes oneself: it has no `update()`, and refuses what a queryset would do.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -20,7 +21,6 @@ from dbpatterns.sharding.covering import refuse_uncovered
 from dbpatterns.sharding.fanout import FanOut
 from dbpatterns.sharding.querysets import ShardedQuerySet
 from dbpatterns.sharding.routing import shards_of
-from dbpatterns.sharding.shard_map import shards
 
 __all__ = ["EveryShard", "every_shard"]
 
@@ -100,14 +100,11 @@ class EveryShard(Listed, ShardedQuerySet):
         """Delete the rows of each shard, and what hangs on them there."""
         if not self._is_spread():
             return super().delete()
-        total, of_model = 0, dict[str, int]()
+        of_model = Counter[str]()
         with self._parts() as parts:
             for each in parts:
-                deleted, counts = each.delete()
-                total += deleted
-                for label, count in counts.items():
-                    of_model[label] = of_model.get(label, 0) + count
-        return total, of_model
+                of_model.update(each.delete()[1])
+        return of_model.total(), dict(of_model)
 
     def _asked(self, ask: Callable[[FanOut], T]) -> T:
         """Ask all shards; those that did not answer are told, or are an error."""
@@ -128,9 +125,7 @@ class EveryShard(Listed, ShardedQuerySet):
     @contextmanager
     def _parts(self) -> Iterator[list["EveryShard"]]:
         """Hold a transaction on each shard; yields the rows of each."""
-        named = shards_of(self.query)
-        aliases = [alias for alias in shards() if named is None or alias in named]
-        enter_all(self.model._meta.label, aliases)
+        aliases = enter_all(self.model._meta.label, shards_of(self.query))
         for alias in aliases:
             refuse_uncovered(self.model._meta.label, alias)
         with ExitStack() as stack:

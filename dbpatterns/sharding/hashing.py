@@ -11,13 +11,15 @@ from uuid import UUID
 
 from dbpatterns.errors import UsageError
 
-__all__ = ["SLOTS", "Key", "plain", "slot_of"]
+__all__ = ["INTEGERS", "SLOTS", "Key", "plain", "slot_of"]
 
 Key = int | str | UUID
 """What a row may be placed by."""
 
 SLOTS = 16_384
 """Fixed buckets of a shard key; a power of two."""
+INTEGERS = range(-(2**63), 2**63)
+"""The integers that a column can hold, and so a key be."""
 
 _SEED = 8816678312871386365  # HASH_PARTITION_SEED of PostgreSQL
 _COMBINE = 0x49A0F4DD15E5A8E3  # the constant of hash_combine64, which starts from zero
@@ -45,7 +47,7 @@ def slot_of(key: Key) -> int:
     `hashint8extended` (hashfunc.c); `hash_combine64` from zero (hashfn.h).
     """
     key = plain(key)
-    if type(key) is int and -(2**63) <= key < 2**63:
+    if type(key) is int and key in INTEGERS:
         low, high = key & _UINT32, (key >> 32) & _UINT32
         data = (low ^ (high if key >= 0 else ~high & _UINT32)).to_bytes(4, "little")
     elif type(key) is str and _is_storable(key):

@@ -29,6 +29,7 @@ from django.db.models.signals import class_prepared
 
 from dbpatterns.errors import ConfigurationError
 from dbpatterns.sharding.conf import ShardingSettings
+from dbpatterns.sharding.hashing import INTEGERS
 from dbpatterns.sharding.shard_map import ShardMap, shard_map
 
 __all__ = [
@@ -203,7 +204,7 @@ def _slot_reader(field: "Field[Any, Any]") -> Any:
 
 
 def _by_key(group_map: ShardMap, value: Any) -> frozenset[str]:
-    if type(value) is int and not -(2**63) <= value < 2**63:
+    if type(value) is int and value not in INTEGERS:
         return frozenset()  # which no column holds: Django asks nobody either
     return frozenset((group_map.shard_of(value),))
 

@@ -19,7 +19,6 @@ from dbpatterns.sharding.fanout.reading.streaming import streams
 from dbpatterns.sharding.fanout.refusals import is_of_one_shard, is_whole, refuse, refused
 from dbpatterns.sharding.fanout.statements import Statement
 from dbpatterns.sharding.routing import shards_of
-from dbpatterns.sharding.shard_map import shards
 
 __all__ = ["FanOut"]
 
@@ -239,9 +238,7 @@ class FanOut(Awaited):
     def _aliases(self) -> list[str]:
         asked: Any = self._asked
         named = {asked._db} if asked._db else shards_of(asked.query)
-        aliases = [alias for alias in shards() if named is None or alias in named]
-        enter_all(self.model._meta.label, aliases)
-        return aliases
+        return enter_all(self.model._meta.label, named)
 
     def _statements(self, limit: int | None) -> list[Statement]:
         refuse(self._asked.query)
