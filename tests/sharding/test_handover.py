@@ -3,7 +3,8 @@
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -57,6 +58,21 @@ def known_for_ever() -> Callable[[], None]:
     """Return what makes this process go by the map of now, until it is told to read it again."""
     kept = {name: (each, float("inf")) for name, (each, _) in shard_map._known.items()}
     return lambda: shard_map._known.update(kept)
+
+
+@contextmanager
+def given_away() -> Iterator[tuple[int, Callable[[], None]]]:
+    """Yield a key that this process takes for the first shard's, which gave it to the second.
+
+    And what makes the process believe so again.
+    """
+    with strategy("directory"):
+        key = key_on(shards()[0])
+        shard_for(key)
+        known = known_for_ever()
+        assign("bank", key, shards()[1])
+        known()
+        yield key, known
 
 
 class TestAssign:
@@ -239,12 +255,7 @@ class TestStaleWriters:
 
     @pytest.mark.parametrize("way", ["save", "create", "get", "update_or", "bulk"])
     def test_a_write_is_refused_and_goes_to_the_new_shard(self, way: str) -> None:
-        with strategy("directory"):
-            key = key_on(shards()[0])
-            shard_for(key)
-            known = known_for_ever()
-            assign("bank", key, shards()[1])
-            known()
+        with given_away() as (key, _):
             write = {
                 "save": lambda: Buyer(id=key, name="x").save(),
                 "create": lambda: Buyer.objects.create(id=key, name="x"),
@@ -257,12 +268,7 @@ class TestStaleWriters:
             assert not Buyer.objects.using(shards()[0]).filter(id=key).exists()
 
     def test_within_a_transaction_what_opens_it_is_to_be_called_again(self) -> None:
-        with strategy("directory"):
-            key = key_on(shards()[0])
-            shard_for(key)
-            known = known_for_ever()
-            assign("bank", key, shards()[1])
-            known()
+        with given_away() as (key, _):
 
             def write() -> None:
                 with transaction.atomic(using=shard_for(key)):
@@ -292,12 +298,8 @@ class TestStaleWriters:
             assert not Buyer.objects.filter(id=key).exists()
 
     def test_a_write_by_using_is_refused_there_and_told_once(self) -> None:
-        with strategy("directory"):
-            home, new = shards()[:2]
-            key = key_on(home)
-            shard_for(key)
-            known = known_for_ever()
-            assign("bank", key, new)
+        with given_away() as (key, known):
+            home = shards()[0]
             for write in (
                 lambda: Buyer.objects.using(home).create(id=key),
                 lambda: Buyer.objects.using(home).get_or_create(id=key),
@@ -309,14 +311,8 @@ class TestStaleWriters:
                 assert not isinstance(caught.value.__cause__, StaleShardMap)
 
     def test_nothing_is_written_elsewhere_while_the_transaction_goes_on(self) -> None:
-        with strategy("directory"):
-            home, new = shards()[:2]
-            key = key_on(home)
-            shard_for(key)
-            known = known_for_ever()
-            assign("bank", key, new)
-            known()
-            with pytest.raises(StaleShardMap), transaction.atomic(using=home):
+        with given_away() as (key, _):
+            with pytest.raises(StaleShardMap), transaction.atomic(using=shards()[0]):
                 Buyer.objects.create(id=key)
             assert not Buyer.objects.filter(id=key).exists()
 
