@@ -3,6 +3,7 @@
 import contextvars
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -130,6 +131,42 @@ class TestStaleness:
         positions._known.clear()  # as in a process that has just begun
         with seen.begin(seen.Seen()), replica_reads():
             assert where() == PRIMARY
+
+    def test_it_is_as_new_as_when_the_primary_was_where_it_has_come_to(
+        self, replica: Standby
+    ) -> None:
+        """Not as when it was found there, nor only when it has come to where the primary is."""
+        pause()
+        Order.objects.create(buyer_id=KEY)
+        replayed = ask(REPLICA, "SELECT (pg_last_wal_replay_lsn() - '0/0'::pg_lsn)::bigint")
+        for seconds, answers_now in ((5, True), (15, False)):  # 10 are allowed
+            known = positions._Known(mark=(replayed, time.monotonic() - seconds))
+            positions._known[REPLICA] = known
+            assert positions.may_answer(REPLICA, PRIMARY, 0) is answers_now
+
+    def test_it_is_held_to_where_the_primary_is_again_and_again(self, replica: Standby) -> None:
+        with replica_reads():
+            assert where() == REPLICA
+            before = positions._known[REPLICA].current_at
+
+            def is_newer() -> bool:
+                check_anew()
+                return where() == REPLICA and positions._known[REPLICA].current_at > before
+
+            until(is_newer)
+
+    def test_one_that_has_not_come_so_far_is_asked_at_each_read(self, replica: Standby) -> None:
+        """And not once a second, as otherwise."""
+        pause()
+        with replica_reads():
+            Order.objects.create(buyer_id=KEY)
+            assert where() == PRIMARY
+            ask(REPLICA, "SELECT pg_wal_replay_resume() IS NULL")
+            wal = ask(PRIMARY, "SELECT pg_current_wal_insert_lsn()::text")
+            until(lambda: ask(REPLICA, f"SELECT pg_last_wal_replay_lsn() >= '{wal}'"))
+            known = positions._known[REPLICA]
+            positions._known[REPLICA] = replace(known, asked_at=time.monotonic())
+            assert where() == REPLICA
 
     def test_a_transaction_stays_on_the_primary(self, replica: Standby) -> None:
         pause()
@@ -270,6 +307,9 @@ class TestPlaces:
         with sharding(REPLICAS={PRIMARY: [OTHER]}), replica_reads():
             assert where() == PRIMARY
             assert positions._known[OTHER].state == positions.ALONE
+            with CaptureQueriesContext(connections[OTHER]) as there:
+                assert where() == PRIMARY
+            assert len(there) == 0  # for a second
 
 
 class TestTransactionsThere:

@@ -11,6 +11,7 @@ from django.core.management import CommandError, call_command
 from dbpatterns.commands import Exit
 from dbpatterns.sharding import shards
 from dbpatterns.sharding.hashing import SLOTS
+from dbpatterns.sharding.management.commands.shard_status import Command
 from tests.servers import postmaster, stopped
 from tests.sharding.fleet import SHARDS, Fleet
 
@@ -133,6 +134,11 @@ def test_the_suite_s_own_shards_are_all_right() -> None:
     found = json.loads(output.getvalue())
     assert found["problems"] == []
     assert list(found["shards"]) == list(shards())
+
+
+def test_a_shard_has_five_seconds() -> None:
+    parser = Command().create_parser("manage.py", "shard_status")
+    assert parser.parse_args([]).deadline_seconds == 5
 
 
 @pytest.mark.django_db(databases="__all__")
