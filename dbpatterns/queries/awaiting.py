@@ -22,46 +22,54 @@ from typing import Any
 
 import asgiref.sync
 
+from dbpatterns.queries.spots import Spot
+
 __all__ = ["ASGIREF", "chain", "gathering"]
 
 ASGIREF = asgiref.sync.SyncToAsync.__call__.__code__.co_filename
 _LINKS = (FunctionType, CellType, MethodType, functools.partial, list, tuple, set, dict, deque)
+_Suspended = tuple["asyncio.Task[Any]", list[FrameType], object]
+"""A task, its frames from the outside in, and what the last of them awaits."""
 _MAX_REACHED = 10_000
 _PATIENCE = 0.5  # seconds
 _PAUSE = 0.001
 
 
-def gathering(task: "asyncio.Task[Any]", loop: asyncio.AbstractEventLoop) -> list[FrameType]:
+def gathering(task: "asyncio.Task[Any]", loop: asyncio.AbstractEventLoop) -> dict[FrameType, Spot]:
     """Return the frames of the task that waits for this one, or has it, from the outside in.
 
-    A task that is at work just now cannot be looked into: so where none is found, a busy loop is
-    looked at again until it waits, for half a second at most.
+    Each with what it was doing while that task waited. A task that is at work just now cannot be
+    looked into: so where none is found, a busy loop is looked at again until it waits, for half a
+    second at most.
     """
     deadline = time.monotonic() + _PATIENCE
     while True:
-        others = [(each, *chain(each)) for each in asyncio.all_tasks(loop) - {task}]
-        if (found := _found(task, others)) or time.monotonic() > deadline:
-            return found
+        others: list[_Suspended] = [
+            (each, *chain(each)) for each in asyncio.all_tasks(loop) - {task}
+        ]
+        waiter = _waiter(task, others)
+        spots = {} if waiter is None else {each: Spot.of(each) for each in waiter[1]}
         # The loop went on beside us? Then what was seen does not belong together.
-        if all(awaited is not None and chain(each)[1] is awaited for each, _, awaited in others):
-            return []
+        seen = others if waiter is None else [waiter]
+        if all(awaited is not None and chain(each)[1] is awaited for each, _, awaited in seen):
+            return spots
+        if time.monotonic() > deadline:
+            return {}
         time.sleep(_PAUSE)
 
 
-def _found(
-    task: "asyncio.Task[Any]", others: "list[tuple[asyncio.Task[Any], list[FrameType], object]]"
-) -> list[FrameType]:
-    """Return the frames of the one that waits for a task, or else of one that has it."""
+def _waiter(task: "asyncio.Task[Any]", others: "list[_Suspended]") -> "_Suspended | None":
+    """Return the one that waits for a task, or else one that has it."""
     woken = {id(task), *map(id, _reached_from(gc.get_referents(task)))}
     suspended = [each for each in others if each[2] is not None]
-    for _, frames, awaited in suspended:
-        if any(id(each) in woken for each in (awaited, *gc.get_referents(awaited))):
-            return frames
-    for _, frames, _ in suspended:
-        held = (part for frame in frames for part in frame.f_locals.values())
+    for each in suspended:
+        if any(id(part) in woken for part in (each[2], *gc.get_referents(each[2]))):
+            return each
+    for each in suspended:
+        held = (part for frame in each[1] for part in frame.f_locals.values())
         if any(part is task for part in _reached_from(held)):
-            return frames  # it awaits another of its tasks just now
-    return []
+            return each  # it awaits another of its tasks just now
+    return None
 
 
 def _reached_from(starts: Iterable[object]) -> Iterator[object]:

@@ -13,7 +13,7 @@ from django.db.models import Model
 from django.db.models.deletion import Collector
 
 from dbpatterns.queries.fingerprints import Statement, varying_columns
-from dbpatterns.queries.frames import frames_from
+from dbpatterns.queries.frames import spots_from
 from dbpatterns.queries.libraries import is_users, tail_of
 from dbpatterns.queries.messages import fix_for
 from dbpatterns.queries.report import Finding, Place
@@ -25,7 +25,8 @@ from dbpatterns.queries.routes import (
     rows_around,
     rows_expression,
 )
-from dbpatterns.queries.stacks import Spot, Stack
+from dbpatterns.queries.spots import Spot
+from dbpatterns.queries.stacks import Stack
 from dbpatterns.queries.subjects import Kind, attributes_of, field_named, owned_by, subject_of
 
 __all__ = ["Source", "diagnose", "place_of"]
@@ -52,27 +53,28 @@ def diagnose(
     source: Source,
 ) -> Finding:
     """Return the finding of a statement that is about to run once more."""
-    frames = list(frames_from(frame, until, with_gathering=True))
+    doing = spots_from(frame, until)
+    frames = list(doing)
     users = [each for each in frames if is_users(each.f_code.co_filename)]
     subject = subject_of(_up_to_user(frames), sql, database)
     if subject.kind is Kind.QUERYSET:  # a generic relation's queryset does not know its owner
         subject = next(
             (
                 owned
-                for owner, names in owners_in(frames)
+                for owner, names in owners_in(doing)
                 if (owned := owned_by(owner, subject, sql, database)).name in names
             ),
             subject,
         )
     if not subject.method and users and subject.related and subject.kind in _SETS:
-        subject = replace(subject, method=method_at(Spot.of(users[0]), subject.related))
+        subject = replace(subject, method=method_at(doing[users[0]], subject.related))
     route: list[str] = []
     further: list[str] = []
     root, rows = None, 0
     if subject.instance is not None:
         if subject.kind is Kind.ONE:
-            further = onward(frames, subject.instance, subject.name)
-        route, root = route_to(frames, subject.instance)
+            further = onward(doing, subject.instance, subject.name)
+        route, root = route_to(doing, subject.instance)
         rows = rows_around(frames, root)
     read_by = source(type(root) if root is not None else subject.model) if subject.model else None
     relations = [field_named(type(root), name) for name in route[:1] if root is not None]
@@ -98,14 +100,14 @@ def diagnose(
     template = _detail(stack, "template")
     field = _detail(stack, "serializer")
     blamed = users[0] if users else _outside_database(frames)
-    place, filename = place_of(Spot.of(blamed)), blamed.f_code.co_filename
+    place, filename = place_of(doing[blamed]), blamed.f_code.co_filename
     if template and is_users(template[0]) and _is_after_the_view(frames, blamed):
         place, filename = Place(_relative(template[0]), template[1]), template[0]
     return Finding(
         subject=subject.full_name,
         label=subject.label,
         place=place,
-        callers=_callers(place, users),
+        callers=_callers(place, [doing[each] for each in users]),
         template=f"{_relative(template[0])}:{template[1]}" if template else "",
         serializer=".".join(field),
         rows_from="" if read_by is None else _rows_from(read_by),
@@ -154,8 +156,8 @@ def _is_handler(frame: FrameType) -> bool:
     return code.co_name in _HANDLERS and tail_of(code.co_filename) == _HANDLER
 
 
-def _callers(place: Place, users: Sequence[FrameType]) -> tuple[Place, ...]:
-    places = (place_of(Spot.of(each)) for each in users)
+def _callers(place: Place, users: Sequence[Spot]) -> tuple[Place, ...]:
+    places = map(place_of, users)
     further = list(dict.fromkeys(each for each in places if each != place))
     return tuple(further[:_CALLERS])
 

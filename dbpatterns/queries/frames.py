@@ -6,27 +6,44 @@ In a worker thread of `sync_to_async` the stack goes on in the coroutine that aw
 import asyncio
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 from weakref import WeakValueDictionary
 
 from dbpatterns.queries.awaiting import ASGIREF, chain, gathering
+from dbpatterns.queries.spots import Spot
 
-__all__ = ["frames_from", "is_worker"]
+__all__ = ["frames_from", "is_worker", "spots_from"]
 
 _COROUTINE = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+_Waiters = Callable[["asyncio.Task[Any]", asyncio.AbstractEventLoop], list[FrameType]]
 _tasks: "WeakValueDictionary[int, asyncio.Task[Any]]" = WeakValueDictionary()
 
 
+def spots_from(frame: FrameType, until: FrameType | None) -> dict[FrameType, Spot]:
+    """Return the frames of `frames_from`, on to who waits for the task, and what each is doing.
+
+    A method of Django's given to `asyncio.gather` has no line of the user's, but the one that
+    gathers has. That looks at every task of the loop, which goes on beside us: so it is for
+    alerts only, and what a frame of another task does is read together with what it awaits.
+    """
+    halted: dict[FrameType, Spot] = {}
+
+    def waiters(task: "asyncio.Task[Any]", loop: asyncio.AbstractEventLoop) -> list[FrameType]:
+        found = gathering(task, loop)
+        halted.update(found)
+        return list(found)
+
+    return {each: halted.get(each) or Spot.of(each) for each in frames_from(frame, until, waiters)}
+
+
 def frames_from(
-    frame: FrameType | None, until: FrameType | None, *, with_gathering: bool = False
+    frame: FrameType | None, until: FrameType | None, waiters: _Waiters | None = None
 ) -> Iterator[FrameType]:
     """Yield frames from the inside out, through threads into the coroutines that await them.
 
-    `with_gathering` goes on to the coroutine that waits for that task: a method of Django's given
-    to `asyncio.gather` has no line of the user's, but the one that gathers has. That looks at
-    every task of the loop, so it is for alerts only.
+    `waiters` says which frames, from the outside in, wait for the task of such a coroutine.
     """
     waiting: list[FrameType | None] = []
     while frame is not None:
@@ -35,7 +52,7 @@ def frames_from(
             return
         if is_worker(frame):
             task, loop = _task_of(frame), frame.f_locals["loop"]
-            outer = gathering(task, loop) if with_gathering and task else []
+            outer = waiters(task, loop) if waiters and task else []
             waiting = [frame.f_back, *outer, *(_callers(task) if task else _starters(frame))]
         frame = waiting.pop() if waiting else frame.f_back
 

@@ -8,7 +8,7 @@ are loaded already, to the object in hand, the route grows by them. Nothing here
 import ast
 import linecache
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
@@ -18,7 +18,7 @@ from django.template.context import Context
 
 from dbpatterns._compat import loaded_rows
 from dbpatterns.queries.libraries import is_users, tail_of
-from dbpatterns.queries.stacks import Spot
+from dbpatterns.queries.spots import Spot
 from dbpatterns.queries.subjects import field_named
 
 __all__ = [
@@ -37,12 +37,12 @@ _NAMES = re.compile(r"[^\W\d]\w*(?:\.\w+)*")
 _CONDITION = re.compile(r"(?:if|elif|while)\b\s*")
 
 
-def route_to(frames: Iterable[FrameType], target: Model) -> tuple[list[str], Model]:
+def route_to(doing: Mapping[FrameType, Spot], target: Model) -> tuple[list[str], Model]:
     """Return the relations from the loop's object to the target, and the loop's object."""
     path: list[str] = []
-    for frame in frames:
+    for frame, spot in doing.items():
         for root, taken in (
-            *((root, _walk(root, names, target)) for root, names in _chains(frame)),
+            *((root, _walk(root, names, target)) for root, names in _chains(frame, spot)),
             *_loaded_around(frame, target),
         ):
             if taken:
@@ -51,23 +51,23 @@ def route_to(frames: Iterable[FrameType], target: Model) -> tuple[list[str], Mod
     return path, target
 
 
-def onward(frames: Iterable[FrameType], target: Model, name: str) -> list[str]:
+def onward(doing: Mapping[FrameType, Spot], target: Model, name: str) -> list[str]:
     """Return the relations to one that the path goes on with, in code, template or serializer.
 
     `novel.author.country.name` asks for the country next, once the author is there.
     """
-    for frame in frames:
-        for root, names in (*_dotted(frame), *_chains(frame)):
+    for frame, spot in doing.items():
+        for root, names in (*_dotted(frame, spot), *_chains(frame, spot)):
             taken = len(_walk(root, names, target))
             if list(names[taken : taken + 1]) == [name] and (taken or root is target):
                 return _to_one(type(target), names[taken:])[1:]
     return []
 
 
-def _dotted(frame: FrameType) -> Iterable[tuple[Any, Sequence[str]]]:
+def _dotted(frame: FrameType, spot: Spot) -> Iterable[tuple[Any, Sequence[str]]]:
     """Yield the names that stand in the source from where an instruction starts."""
     if is_users(frame.f_code.co_filename):
-        line, _, left, _ = Spot.of(frame).position
+        line, _, left, _ = spot.position
         source = linecache.getline(frame.f_code.co_filename, line).encode()[left:]
         if found := _NAMES.match(source.decode(errors="replace")):
             first, *names = found[0].split(".")
@@ -112,10 +112,10 @@ def _path_to(root: Any, target: Model, deep: int) -> list[str]:
     return []
 
 
-def owners_in(frames: Iterable[FrameType]) -> Iterable[tuple[Model, Sequence[str]]]:
+def owners_in(doing: Mapping[FrameType, Spot]) -> Iterable[tuple[Model, Sequence[str]]]:
     """Yield objects that the innermost expression starts from, and the names it goes on with."""
-    for frame in frames:
-        found = [(root, names) for root, names in _chains(frame) if isinstance(root, Model)]
+    for frame, spot in doing.items():
+        found = [(root, names) for root, names in _chains(frame, spot) if isinstance(root, Model)]
         yield from found
         if found or is_users(frame.f_code.co_filename):
             return
@@ -149,11 +149,11 @@ def expression_at(spot: Spot) -> str:
     return " ".join(line.decode(errors="replace").strip() for line in lines)
 
 
-def _chains(frame: FrameType) -> Iterable[tuple[Any, Sequence[str]]]:
+def _chains(frame: FrameType, spot: Spot) -> Iterable[tuple[Any, Sequence[str]]]:
     names = frame.f_locals
     filename, function = frame.f_code.co_filename, frame.f_code.co_name
     if is_users(filename):
-        chain = _attributes(expression_at(Spot.of(frame)))
+        chain = _attributes(expression_at(spot))
         if chain and chain[0] in names:
             yield names[chain[0]], chain[1:]
     elif function == "render_annotated" and isinstance(names.get("context"), Context):
@@ -181,11 +181,11 @@ def method_at(spot: Spot, model: type[Model]) -> str:
     return name if is_method and name != "all" else ""
 
 
-def written_out(frames: Iterable[FrameType]) -> int:
+def written_out(spots: Iterable[Spot]) -> int:
     """Return how many calls a `gather()` names one by one; 0 without one, or when a loop does."""
-    for frame in frames:
-        if is_users(frame.f_code.co_filename):
-            tree = _parsed(expression_at(Spot.of(frame)))
+    for spot in spots:
+        if is_users(spot.code.co_filename):
+            tree = _parsed(expression_at(spot))
             tree = tree.value if isinstance(tree, ast.Await) else tree
             if isinstance(tree, ast.Call) and ast.unparse(tree.func).endswith("gather"):
                 is_loop = any(isinstance(each, ast.Starred) for each in tree.args)

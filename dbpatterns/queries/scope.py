@@ -16,7 +16,7 @@ from django.db.models import Model
 from dbpatterns.queries.allowing import Allowed
 from dbpatterns.queries.diagnosis import diagnose, place_of
 from dbpatterns.queries.fingerprints import Statement, differ, is_progress, read_statement
-from dbpatterns.queries.frames import frames_from
+from dbpatterns.queries.frames import spots_from
 from dbpatterns.queries.report import Duplicate, Finding, NPlusOneError, Report
 from dbpatterns.queries.routes import written_out
 from dbpatterns.queries.stacks import Stack
@@ -108,7 +108,7 @@ class GuardScope:
             if not self._is_news(entry, params, asker):
                 return
         if entry.finding is None:
-            if entry.distinct <= written_out(frames_from(frame, self._until, with_gathering=True)):
+            if entry.distinct <= written_out(spots_from(frame, self._until).values()):
                 return
             self._found(entry, text, frame, connection)
         finding = entry.finding

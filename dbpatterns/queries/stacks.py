@@ -8,7 +8,6 @@ a coroutine it goes on in who awaits that.
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from operator import attrgetter
 from types import CodeType, FrameType
 from typing import Any
@@ -24,8 +23,9 @@ from dbpatterns.queries.libraries import (
     Role,
     roles_of,
 )
+from dbpatterns.queries.spots import Spot
 
-__all__ = ["Spot", "Stack"]
+__all__ = ["Stack"]
 
 MAX_OUTLINES = 1_024
 """Of stacks read before; about 2 KB each."""
@@ -36,32 +36,6 @@ _numbers: dict[tuple[str, int, int], int] = {}
 _positions: dict[tuple[Hashable, ...], int] = {}
 _outlines: dict[tuple[int, ...], "_Outline"] = {}
 _code, _instruction = attrgetter("f_code"), attrgetter("f_lasti")
-
-
-@dataclass(slots=True)  # frozen would take a microsecond more, and this is for each query
-class Spot:
-    """An instruction: cheap to keep, and a line only when somebody asks."""
-
-    code: CodeType
-    instruction: int
-
-    @classmethod
-    def of(cls, frame: FrameType) -> "Spot":
-        """Return what a frame is doing."""
-        return cls(frame.f_code, frame.f_lasti)
-
-    @property
-    def position(self) -> tuple[int, int, int, int]:
-        """First line, last line, first and last column (in bytes) of the expression."""
-        start = max(self.instruction, 0) // 2
-        line, last, left, right = next(islice(self.code.co_positions(), start, None))
-        line = line or self.code.co_firstlineno
-        return line, last or line, left or 0, right or 0
-
-    @property
-    def line(self) -> int:
-        """The line of the expression's start."""
-        return self.position[0]
 
 
 @dataclass(slots=True)

@@ -65,6 +65,34 @@ def test_a_task_that_is_at_work_is_waited_for() -> None:
     assert [finding.place.line for finding in report.findings] == [marked(main)[1]]
 
 
+def test_the_line_is_where_it_waited_though_the_loop_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks, gone_on, find = [], threading.Event(), awaiting._waiter
+
+    def found_and_gone(*tasks: Any) -> Any:
+        waiter = find(*tasks)
+        looks.append(waiter)
+        if len(looks) == 2:  # the first only asks whether the calls are written out
+            assert gone_on.wait(10)
+        return waiter
+
+    async def main() -> None:
+        pks = [novel.pk async for novel in Novel.objects.all()[:4]]
+        tasks = [asyncio.ensure_future(Novel.objects.aget(pk=pk)) for pk in pks]
+        tasks[0].add_done_callback(lambda _: until(lambda: len(looks) == 2))
+        for each in asyncio.as_completed(tasks):
+            await each  # N+1
+            gone_on.set()
+            until(lambda: bool(report.findings) or len(looks) > 2)
+
+    monkeypatch.setattr(awaiting, "_waiter", found_and_gone)
+    with guard("log") as report:
+        async_to_sync(main)()
+    assert looks[1] is not None
+    assert [finding.place.line for finding in report.findings] == [marked(main)[1]]
+
+
 def test_a_task_that_waits_for_another_of_its_tasks_is_found() -> None:
     async def main() -> None:
         pks = [novel.pk async for novel in Novel.objects.all()[:4]]
