@@ -24,6 +24,11 @@ class UpsertQuerySet(QuerySet[M]):
     inserted: dict[int, bool]
     """By the object's `id()`, whether its row is new; PostgreSQL only."""
 
+    def _clone(self) -> "UpsertQuerySet[M]":
+        made: UpsertQuerySet[M] = super()._clone()  # type: ignore[misc]
+        made.inserted = self.inserted  # of one write, whichever of its clones inserts
+        return made
+
     def _insert(self, objs: Sequence[M], fields: Any, **options: Any) -> list[Any]:
         returning = list(options.pop("returning_fields", None) or ())
         keys = [field for field in self.model._meta.pk_fields if field not in returning]

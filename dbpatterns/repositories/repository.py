@@ -11,7 +11,7 @@ A thin object over a manager, cheap to make and to throw away.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache, reduce
 from operator import or_
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -180,45 +180,52 @@ class Repository(BaseRepository[M, PK]):
 
     def _save_many(self, objs: Sequence[M], batch: int) -> None:
         new = [obj for obj in objs if obj._state.adding]
-        others = [obj for obj in objs if not obj._state.adding]
-        rows = self._writing(QuerySet)
         options = self.model._meta
         if new and options.parents and not options.proxy:
             raise self._has_parents("save_many inserts no new ones: save each")
-        columns = [
-            each
-            for each in options.concrete_fields
-            if not (each.primary_key or each.generated or each in options.pk_fields)
-            and each.name not in getattr(rows, "stamped", ())
-        ]
-        kept = []
-        for obj in others:
-            for column in columns:  # `auto_now` and the like, which bulk_update leaves out
-                value, before = column.pre_save(obj, False), obj.__dict__.get(column.attname)
-                setattr(obj, column.attname, value)
-                if hasattr(value, "resolve_expression") and value is not before:
-                    kept.append((obj, column.attname, before))
+        kept: list[tuple[M, str, object]] = []
         try:
-            with keeping_states(new), transaction.atomic(using=rows.db):
-                if new:
-                    rows.bulk_create(new, batch_size=batch)
-                written = 0
-                if others:
-                    if connections[rows.db].features.requires_casted_case_in_updates:
-                        self._check_lengths(others)
-                    names = [column.name for column in columns]
-                    written = rows.bulk_update(others, names, batch_size=batch)
-                if written < len({obj.pk for obj in others}):
-                    raise VanishedRows(
-                        f"{len(others) - written} of {len(others)} {self._label} to update are "
-                        "gone: nothing was written."
-                    )
+            with keeping_states(new), self._writing(QuerySet, objs) as parts:
+                for rows, some in parts:
+                    self._save_part(rows, some, batch, kept)
         except REFUSED:
             check_values(self.model, objs)
             raise
         finally:
             for obj, attname, before in kept:  # what the column asked for was the row's own value
                 setattr(obj, attname, before)
+
+    def _save_part(
+        self, rows: Any, objs: Sequence[M], batch: int, kept: list[tuple[M, str, object]]
+    ) -> None:
+        new = [obj for obj in objs if obj._state.adding]
+        others = [obj for obj in objs if not obj._state.adding]
+        left_out = {*getattr(rows, "stamped", ()), *getattr(rows, "fixed", ())}
+        columns = [
+            each
+            for each in self.model._meta.concrete_fields
+            if not (each.primary_key or each.generated or each in self.model._meta.pk_fields)
+            and each.name not in left_out
+        ]
+        for obj in others:
+            for column in columns:  # `auto_now` and the like, which bulk_update leaves out
+                value, before = column.pre_save(obj, False), obj.__dict__.get(column.attname)
+                setattr(obj, column.attname, value)
+                if hasattr(value, "resolve_expression") and value is not before:
+                    kept.append((obj, column.attname, before))
+        if new:
+            rows.bulk_create(new, batch_size=batch)
+        written = 0
+        if others:
+            if connections[rows.db].features.requires_casted_case_in_updates:
+                self._check_lengths(others)
+            names = [column.name for column in columns]
+            written = rows.bulk_update(others, names, batch_size=batch)
+        if written < len({obj.pk for obj in others}):
+            raise VanishedRows(
+                f"{len(others) - written} of {len(others)} {self._label} to update are "
+                "gone: nothing was written."
+            )
 
     def _check_lengths(self, objs: Sequence[M]) -> None:
         # PostgreSQL would cut the text off in silence: bulk_update casts it to varchar(n).
@@ -237,19 +244,20 @@ class Repository(BaseRepository[M, PK]):
     ) -> UpsertResult[M]:
         if self.model._meta.parents and not self.model._meta.proxy:
             raise self._has_parents("no single INSERT … ON CONFLICT writes them")
-        rows: Any = self._writing(UpsertQuerySet)
-        rows.inserted = {}
+        newness: dict[int, Callable[[M], bool]] = {}
         try:
-            with keeping_states(objs), transaction.atomic(using=rows.db):
-                is_new = self._newness(rows, objs, match)
-                rows.bulk_create(
-                    list(objs),
-                    batch_size=batch,
-                    update_conflicts=True,
-                    unique_fields=list(match),
-                    update_fields=list(update),
-                )
-                check_one_row_each(self.model, objs, match)
+            with keeping_states(objs), self._writing(UpsertQuerySet, objs) as parts:
+                for rows, some in parts:
+                    rows.inserted = {}
+                    newness |= dict.fromkeys(map(id, some), self._newness(rows, some, match))
+                    rows.bulk_create(
+                        list(some),
+                        batch_size=batch,
+                        update_conflicts=True,
+                        unique_fields=list(match),
+                        update_fields=list(update),
+                    )
+                    check_one_row_each(self.model, some, match)
         except REFUSED:
             check_values(self.model, objs)
             raise
@@ -264,7 +272,8 @@ class Repository(BaseRepository[M, PK]):
             raise
         result: UpsertResult[M] = UpsertResult([], [])
         for obj in objs:
-            (result.created if is_new(obj) else result.updated).append(obj)
+            is_new = newness[id(obj)](obj)
+            (result.created if is_new else result.updated).append(obj)
         return result
 
     def _newness(
@@ -316,11 +325,22 @@ class Repository(BaseRepository[M, PK]):
         labels = (each._meta.label for each in self.model.__mro__ if hasattr(each, "_meta"))
         return next((by_label[each] for each in labels if each in by_label), 0)
 
-    def _writing(self, base: Any) -> Any:
-        """Return all rows for writing, as the manager's kind of query set: it may stamp them."""
-        kind = type(self._manager.get_queryset())
+    @contextmanager
+    def _writing(self, base: Any, objs: Sequence[M]) -> Iterator[list[tuple[Any, Sequence[M]]]]:
+        """Yield all rows of each database to write to, and the objects that go there.
+
+        As the manager's kind of queryset, which may stamp them, or know by `by_shard` that they
+        go to several databases: the block is a transaction on each.
+        """
+        rows = self._manager.get_queryset()
+        kind = type(rows)
         made = kind if issubclass(kind, base) else _joined(base, kind)
-        return made(self.model, using=self._using or router.db_for_write(self.model))
+        split = None if self._using else getattr(rows, "by_shard", None)
+        parts = split(objs) if split else {self._using or router.db_for_write(self.model): objs}
+        with ExitStack() as stack:
+            for alias in parts:
+                stack.enter_context(transaction.atomic(using=alias))
+            yield [(made(self.model, using=alias), some) for alias, some in parts.items()]
 
     def _has_parents(self, why: str) -> UsageError:
         return UsageError(f"{self._label} has its columns in more tables than one, and {why}.")

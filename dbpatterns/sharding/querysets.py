@@ -313,12 +313,27 @@ class ShardedQuerySet(models.QuerySet[Any]):
         )
         return self.using(place(made, None, near=self._hinted(), by_lot=False))
 
-    def _split(self, rows: Sequence[Any]) -> Iterable[tuple[str, list[Any]]]:
+    @property
+    def fixed(self) -> frozenset[str]:
+        """The field that no update may name: the shard key; for `Repository.save_many`."""
+        return frozenset((key_field(self.model).name,))
+
+    def by_shard(self, rows: Iterable[Any]) -> dict[str, list[Any]]:
+        """Return rows by the shard that each is to be written to; no query.
+
+        In the order of the shards' names: of two writers that each hold a shard's rows and wait
+        for the other's, no server would see a deadlock.
+        Raises: ShardKeyRequired, WrongShard, UncoveredWrite, UnplacedKey.
+        """
         parts: dict[str, list[Any]] = {}
         for each in rows:
             parts.setdefault(_place(each, self._db, near=self._hinted()), []).append(each)
         for alias in parts:
             refuse_uncovered(self.model._meta.label, alias)
+        return dict(sorted(parts.items()))
+
+    def _split(self, rows: Sequence[Any]) -> Iterable[tuple[str, list[Any]]]:
+        parts = self.by_shard(rows)
         with ExitStack() as stack:
             if len(parts) > 1:
                 for alias in parts:
