@@ -21,6 +21,7 @@ from demo.banking.events import Movement, record
 from demo.banking.models import Account, Customer, StatementLine
 from demo.banking.projections import Statements
 from demo.banking.statements import Line
+from demo.banking.transfers import transfer
 from tests.demo.api_support import queries_by_database
 from tests.demo.bank_support import at_once, import_sample
 from tests.demo.statement_support import (
@@ -218,6 +219,15 @@ def test_the_latest_lines_are_shown_the_newest_first(pair: Pair) -> None:
         assert [line.memo for line in shown] == [
             str(number) for number in reversed(range(5, statements.LINES + 5))
         ]
+
+
+@committed
+def test_twenty_lines_are_shown_however_many_accounts_a_customer_has(pair: Pair) -> None:
+    other = Account.objects.using(SHARD).create(number="other", customer=pair.one.customer)
+    for number in range(12):
+        pair.pay(1, str(number))
+        transfer(pair.two, other, amount=1, idempotency_key=f"other {number}", memo="")
+    assert len(read(pair.one)) == 20
 
 
 @committed
