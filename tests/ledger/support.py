@@ -12,11 +12,11 @@ from typing import Any
 
 from django.db import connections
 
-from dbpatterns.ledger.models import Account
+from dbpatterns.ledger.models import Account, Entry, Transfer
 from dbpatterns.ledger.transfers import transfer
 from tests.processes import database_url, locks_waited_for, until, until_sessions_end
 
-__all__ = ["balances", "funded", "in_threads", "run_worker", "started", "wait_for_blocked"]
+__all__ = ["balances", "funded", "in_threads", "run_worker", "started", "state", "wait_for_blocked"]
 
 
 def funded(*amounts: int, currency: str = "EUR", **options: Any) -> list[Account]:
@@ -34,6 +34,12 @@ def balances(*accounts: Account) -> list[int]:
     """Read what the accounts have now."""
     rows = Account.objects.in_bulk([each.pk for each in accounts])
     return [rows[each.pk].balance for each in accounts]
+
+
+def state() -> list[Any]:
+    """Read every row of the ledger."""
+    models: tuple[Any, ...] = (Account, Transfer, Entry)
+    return [list(model.objects.order_by("pk").values_list()) for model in models]
 
 
 def started(call: Callable[[], Any]) -> "Future[Any]":

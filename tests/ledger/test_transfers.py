@@ -10,14 +10,14 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from django.db import DatabaseError, IntegrityError, connection, transaction
+from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from dbpatterns.errors import DBPatternsError, UsageError
 from dbpatterns.ledger import errors
 from dbpatterns.ledger.batches import Payment, pay_batch
-from dbpatterns.ledger.models import MAX_AMOUNT, MAX_BALANCE, Account, Entry, Transfer
+from dbpatterns.ledger.models import MAX_AMOUNT, MAX_BALANCE, Account, Transfer
 from dbpatterns.ledger.transfers import (
     expire_transfers,
     post_transfer,
@@ -27,17 +27,10 @@ from dbpatterns.ledger.transfers import (
 )
 from dbpatterns.ledger.verification import verify_ledger
 from dbpatterns.testing.ledger import unguarded_ledger
-from tests.ledger.support import balances, funded, in_threads, started, wait_for_blocked
+from tests.ledger.support import balances, funded, in_threads, started, state, wait_for_blocked
 from tests.testapp.models import Wallet
 
 HOUR = datetime.timedelta(hours=1)
-
-
-def state() -> list[Any]:
-    return [
-        list(model.objects.order_by("pk").values_list())  # type: ignore[attr-defined]
-        for model in (Account, Transfer, Entry)
-    ]
 
 
 def refused(kind: type[errors.TransferError], call: Callable[[], object]) -> dict[str, Any]:
@@ -606,137 +599,6 @@ def test_twenty_threads_reverse_once() -> None:
     assert sum(isinstance(each, Transfer) for each in outcomes) == 1
     assert sum(isinstance(each, errors.AlreadyReversed) for each in outcomes) == 19
     assert balances(payer, payee) == [100, 100]
-
-
-# Guards of the database.
-
-
-@pytest.mark.django_db
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda: Entry.objects.update(amount=1),
-        lambda: Entry.objects.order_by("pk")[:1].get().delete(),
-        lambda: Transfer.objects.filter(status="posted").update(amount=1),
-        lambda: Transfer.objects.filter(status="pending").update(amount=1),
-        lambda: Transfer.objects.filter(status="pending").update(status="posted", posted_amount=1),
-        lambda: Transfer.objects.order_by("pk").first().delete(),  # type: ignore[union-attr]
-        lambda: Account.objects.filter(name="").update(balance=1_000),
-        lambda: Account.objects.filter(name="").update(version=0),
-        lambda: Account.objects.update(currency="USD"),
-        lambda: Account.objects.create(currency="EUR", balance=5),
-        lambda: Account.objects.create(currency="EUR", min_balance=5),
-        lambda: Account.objects.create(currency="", min_balance=0),
-        lambda: Account.objects.filter(name="").update(min_balance=1_000),
-        lambda: Account.objects.filter(name="").update(max_balance=1),
-        lambda: Account.objects.order_by("pk").first().delete(),  # type: ignore[union-attr]
-    ],
-    ids=map(str, itertools.count()),
-)
-def test_the_database_refuses_what_goes_round_the_ledger(change: Callable[[], object]) -> None:
-    payer, payee = funded(100, 0)
-    transfer(payer, payee, 10)
-    transfer(payer, payee, 10, pending=True)
-    before = state()
-
-    def attempt() -> None:
-        with transaction.atomic():
-            change()
-            connection.check_constraints()
-
-    with pytest.raises(DatabaseError):
-        attempt()
-    assert state() == before
-
-
-@pytest.mark.postgresql
-@pytest.mark.django_db
-@pytest.mark.parametrize(
-    "amounts",
-    [[(0, -10)], [(0, -10), (1, 9)], [(0, -5), (1, 5)], [(0, 10), (1, -10)], [(2, -10), (1, 10)]],
-)
-def test_entries_are_the_two_sides_of_their_transfer(amounts: list[tuple[int, int]]) -> None:
-    accounts = funded(100, 0, 100)
-    made = Transfer.objects.create(
-        source=accounts[0],
-        destination=accounts[1],
-        amount=10,
-        posted_amount=10,
-        currency="EUR",
-        status="posted",
-    )
-    with pytest.raises(DatabaseError) as caught, transaction.atomic():
-        Entry.objects.bulk_create(
-            Entry(
-                transfer=made,
-                account=accounts[side],
-                account_version=9,
-                amount=amount,
-                balance_after=0,
-            )
-            for side, amount in amounts
-        )
-    assert caught.value.__cause__.sqlstate == "DL002"  # type: ignore[union-attr]
-
-
-@pytest.mark.postgresql
-@pytest.mark.django_db
-@pytest.mark.parametrize("amount", [0, 1])
-def test_an_entry_beside_a_damaged_one_is_refused(amount: int) -> None:
-    made = transfer(*funded(100, 0), 10)
-    debit, credit = made.entries.order_by("amount")
-    with unguarded_ledger():
-        debit.delete() if amount == 0 else Entry.objects.filter(pk=debit.pk).update(amount=-11)
-        credit.delete()
-    credit.pk = None
-    with pytest.raises(DatabaseError) as caught, transaction.atomic():
-        Entry.objects.bulk_create([credit])
-    assert caught.value.__cause__.sqlstate == "DL002"  # type: ignore[union-attr]
-
-
-@pytest.mark.postgresql
-@pytest.mark.django_db(transaction=True)
-def test_entries_of_a_batch_are_each_proven() -> None:
-    payer, payee, third = funded(100, 0, 0)
-    options = {"amount": 10, "posted_amount": 10, "currency": "EUR", "status": "posted"}
-    pairs = ((payer, payee), (payer, third))
-    made = [Transfer.objects.create(source=a, destination=b, **options) for a, b in pairs]
-    entries = [
-        Entry(transfer=each, account=side, account_version=9 + n, amount=amount, balance_after=0)
-        for n, each in enumerate(made)
-        for side, amount in ((each.source, -10), (each.destination, 10))
-    ]
-    for wrong in range(4):
-        with pytest.raises(DatabaseError), transaction.atomic():
-            Entry.objects.bulk_create(entries[:wrong] + entries[wrong + 1 :])
-    Entry.objects.bulk_create(entries)
-
-
-@pytest.mark.django_db
-def test_each_side_of_a_transfer_is_entered_once() -> None:
-    made = transfer(*funded(100, 0), 10)
-    again = [
-        Entry(
-            transfer=made,
-            account_id=each.account_id,
-            account_version=9,
-            amount=each.amount,
-            balance_after=0,
-        )
-        for each in made.entries.all()
-    ]
-    with pytest.raises(IntegrityError), transaction.atomic():
-        Entry.objects.bulk_create(again)
-
-
-@pytest.mark.postgresql
-@pytest.mark.django_db
-def test_a_pending_transfer_ends_by_the_function_only() -> None:
-    payer, payee = funded(100, 0)
-    pending = transfer(payer, payee, 10, pending=True)
-    with pytest.raises(DatabaseError) as caught, transaction.atomic():
-        Transfer.objects.filter(pk=pending.pk).update(status="voided", ended_at=timezone.now())
-    assert caught.value.__cause__.sqlstate == "DL001"  # type: ignore[union-attr]
 
 
 @pytest.mark.django_db
