@@ -200,11 +200,11 @@ def test_a_transfer_only_ends_and_once(status: str, change: str) -> None:
 )
 def test_a_pending_transfer_ends_by_the_function_only(named: str, status: str, change: str) -> None:
     """It names the one transfer that it ends, and nothing else lets an update through."""
-    of = f"FROM {T} WHERE status = '{status}'"
+    one = f"amount = 10 AND status = '{status}'"
     with pytest.raises(DatabaseError, match="does not update rows of dbpatterns_ledger_transfer"):
         execute(
-            f"SELECT set_config('dbpatterns_ledger.ending', ({named})::text, true) {of};"
-            f"UPDATE {T} SET {change} WHERE status = '{status}'"
+            f"SELECT set_config('dbpatterns_ledger.ending', ({named})::text, true)"
+            f" FROM {T} WHERE {one}; UPDATE {T} SET {change} WHERE {one}"
         )
 
 
