@@ -19,6 +19,7 @@ from django.test import Client, override_settings
 from dbpatterns.eventstore.management.commands.rebuild_projection import Command
 from dbpatterns.eventstore.models import ProjectionState
 from dbpatterns.eventstore.projections import catch_up
+from dbpatterns.ledger import transfers as ledger
 from dbpatterns.sharding import shards
 from demo.banking import standing_orders
 from demo.banking.models import Account, Customer, StandingOrder, StatementLine
@@ -183,6 +184,28 @@ def test_a_transfer_during_a_rebuild_is_not_lost_and_old_lines_are_read_until_th
     assert [line.memo for line in seen[0]] == ["meanwhile", "4", "3", "2", "1", "0", ""]
     assert read(pair.one) == seen[0]
     assert on_statements() == in_ledger()
+
+
+@committed
+@pytest.mark.parametrize("is_missing", [False, True])
+def test_while_statements_are_made_again_a_page_says_only_that_a_movement_is_missing(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, is_missing: bool
+) -> None:
+    pair.pay(10, "a")
+    if is_missing:  # booked past the bank
+        ledger.transfer(pair.one.ledger_id, pair.two.ledger_id, 10, using=SHARD)
+    told = []
+
+    def look() -> None:
+        assert pair.one.customer_id is not None
+        told.append("This list is not complete." in page_of(pair.one.customer_id))
+
+    throw_away()
+    look()
+    half_way(monkeypatch, look)
+    rebuild("--batch-size", "1")
+    look()
+    assert told == [is_missing] * 3
 
 
 @committed
