@@ -3,8 +3,9 @@
 A later version is a new file and a migration of one line, `operations = [sql.install(2)]`; taking
 that migration back puts the version before in place, and taking back the first drops everything.
 
-On SQLite Django changes a column by making the table anew, which loses its triggers: a migration
-that alters one of these tables ends with `install` of the current version.
+On SQLite Django changes a column by making the table anew. That loses its triggers, and fails for
+the entries while a trigger of the transfers reads them: a migration that alters one of these
+tables begins with `run` of version 0 and ends with `install` of the current one.
 """
 
 import re
