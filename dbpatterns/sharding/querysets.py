@@ -23,6 +23,7 @@ from dbpatterns.sharding.errors import (
 from dbpatterns.sharding.fields import home_by_lot
 from dbpatterns.sharding.keys import home_of, key_field, key_of
 from dbpatterns.sharding.lookups import claimed, indexes_of, shards_by_lookup
+from dbpatterns.sharding.plain_queries import plain_shards
 from dbpatterns.sharding.replicas import for_reading
 from dbpatterns.sharding.routing import refuse_foreign, shards_of
 from dbpatterns.sharding.shard_map import shards
@@ -128,7 +129,8 @@ class ShardedQuerySet(models.QuerySet[Any]):
 
     def _named(self) -> str | None:
         """Return the shard that the conditions name."""
-        found = self._told()
+        plain = plain_shards(self.query)
+        found = self._told() if plain is None else plain
         if found is None:
             return None
         if len(found) > 1:
@@ -140,7 +142,8 @@ class ShardedQuerySet(models.QuerySet[Any]):
                 "`.using(alias)`, or one key at a time.",
             )
         alias = next(iter(found), None) or self._hinted() or current_shard() or shards()[0]
-        refuse_foreign(self.query, alias, is_pinned=False)
+        if plain is None:
+            refuse_foreign(self.query, alias, is_pinned=False)
         return enter(self.model._meta.label, alias)
 
     def _told(self) -> frozenset[str] | None:

@@ -7,7 +7,6 @@ key within the group, of this table or of one joined to it.
 
 from collections.abc import Iterable, Iterator
 from typing import Any
-from uuid import UUID
 
 from django.db.models import Model
 from django.db.models.expressions import Col
@@ -19,12 +18,12 @@ from django.db.models.sql.where import AND, OR, NothingNode, WhereNode
 from dbpatterns.sharding.conf import ShardingSettings
 from dbpatterns.sharding.errors import CrossShardError
 from dbpatterns.sharding.keys import group_of, is_held, is_sharded, lie_together, telling_columns
+from dbpatterns.sharding.plain_queries import PLAIN
 from dbpatterns.sharding.reference import is_reference
 from dbpatterns.sharding.shard_map import ShardMap, shard_map
 
 __all__ = ["refuse_foreign", "shards_of"]
 
-_PLAIN = (int, str, UUID, bool)
 Shards = frozenset[str] | None
 """None: the condition does not say."""
 
@@ -201,7 +200,7 @@ def _inner_queries(query: Query) -> Iterator[Query]:
             expressions += each.children
             continue
         rhs = getattr(each, "rhs", None)
-        if type(rhs) in _PLAIN and isinstance(each.lhs, Col):
+        if type(rhs) in PLAIN and isinstance(each.lhs, Col):
             continue  # most conditions, so looked at before the others
         inner = each if isinstance(each, Query) else getattr(each, "query", None)
         if isinstance(inner, Query):
