@@ -249,6 +249,15 @@ class TestPlaces:
                 assert Buyer.objects.all().db == REPLICA
         assert not [each for each in here.captured_queries if "shop_" in each["sql"]]
 
+    def test_what_hangs_on_rows_of_all_shards_is_as_new_as_they_are(self, replica: Standby) -> None:
+        pause()
+        with seen.begin(seen.Seen()):
+            made = Order.objects.create(buyer_id=KEY, number=7)
+        with replica_reads(), CaptureQueriesContext(connections[REPLICA]) as there:
+            (buyer,) = Buyer.objects.fanout().filter(pk=KEY).prefetch_related("orders")
+            assert list(buyer.orders.all()) == [made]
+        assert not [each for each in there.captured_queries if "shop_" in each["sql"]]
+
     def test_reference_rows_are_read_there_and_written_everywhere(self, replica: Standby) -> None:
         with replica_reads(), shard(KEY):
             assert Country.objects.all().db == REPLICA

@@ -6,7 +6,6 @@ from itertools import islice
 from typing import Any, Self
 
 from django.db import models
-from django.db.models import prefetch_related_objects
 
 from dbpatterns.sharding.context import enter_all
 from dbpatterns.sharding.errors import ShardUnavailable, TooManyRows
@@ -14,9 +13,11 @@ from dbpatterns.sharding.fanout.awaiting import Awaited
 from dbpatterns.sharding.fanout.merging import merged
 from dbpatterns.sharding.fanout.numbers.counting import groups, size, totals
 from dbpatterns.sharding.fanout.numbers.reach import Reach
-from dbpatterns.sharding.fanout.reading.gathering import read
+from dbpatterns.sharding.fanout.reading.failures import Failures
+from dbpatterns.sharding.fanout.reading.gathering import gather, read
 from dbpatterns.sharding.fanout.reading.streaming import streams
 from dbpatterns.sharding.fanout.refusals import is_of_one_shard, is_whole, refuse, refused
+from dbpatterns.sharding.fanout.related import relate
 from dbpatterns.sharding.fanout.statements import Statement
 from dbpatterns.sharding.routing import shards_of
 
@@ -116,10 +117,13 @@ class FanOut(Awaited):
             yield from self._list()
             return
         statements = self._statements(query.high_mark)
-        with streams(statements, chunk_size, **self._terms()) as parts:
+        with streams(statements, chunk_size, **self._terms()) as (parts, failures):
             rows = merged(statements, parts)
             kept = islice(self._unlike(rows), query.low_mark, query.high_mark)
-            yield from self._with_related(kept, chunk_size)
+            if not self._prefetched:
+                yield from kept
+            while some := list(islice(kept, chunk_size)):
+                yield from relate(some, self._prefetched, failures)
 
     def first(self) -> Any:
         """Return the first row, by the primary key if there is no order; None without one."""
@@ -267,35 +271,40 @@ class FanOut(Awaited):
             cap = self._max_rows + 1 + query.low_mark
             high = cap if query.high_mark is None else min(query.high_mark, cap)
             if self._is_merged():
-                rows = groups(self._asked, self._reach())
+                self._listed = self._kept(groups(self._asked, self._reach()), high)
             else:
-                statements = self._statements(high)
-                rows = merged(statements, [[each] for each in read(statements, **self._terms())])
-            kept = list(islice(self._unlike(rows), query.low_mark, high))
-            if len(kept) > self._max_rows:
-                raise TooManyRows(self.model._meta.label, self._max_rows)
-            self._listed = list(self._with_related(iter(kept), len(kept) or 1))
+                self._listed = self._read(high)
         return self._listed
+
+    def _read(self, high: int) -> list[Any]:
+        """Return the rows up to `high`, with what hangs on them.
+
+        Where that loses a shard, the rows of the others move up, and theirs is loaded again.
+        """
+        statements, terms = self._statements(high), self._terms()
+        with Failures(**terms, asked=len(statements)) as failures:
+            answers = gather(statements, Statement.send, failures)
+            failures.settle()
+            while True:
+                chunks = [
+                    [] if each.alias in failures else [answers[each.alias]] for each in statements
+                ]
+                kept = self._kept(merged(statements, chunks), high)
+                related = relate(kept, self._prefetched, failures)
+                if len(related) == len(kept):
+                    return related
+
+    def _kept(self, rows: Iterator[Any], high: int) -> list[Any]:
+        kept = list(islice(self._unlike(rows), self._asked.query.low_mark, high))
+        if len(kept) > self._max_rows:
+            raise TooManyRows(self.model._meta.label, self._max_rows)
+        return kept
 
     def _unlike(self, rows: Iterator[Any]) -> Iterator[Any]:
         """Drop what another shard answered as well, where only unlike rows are asked for."""
         if not self._asked.query.distinct:
             return rows
         return _unlike(rows)
-
-    def _with_related(self, rows: Iterator[Any], size: int) -> Iterator[Any]:
-        """Load what hangs on the rows, of each shard there."""
-        if not self._prefetched:
-            yield from rows
-            return
-        while some := list(islice(rows, size)):
-            of_shard: dict[str | None, list[Any]] = {}
-            for row in some:
-                if isinstance(row, models.Model):  # values have none, as Django's
-                    of_shard.setdefault(row._state.db, []).append(row)
-            for group in of_shard.values():
-                prefetch_related_objects(group, *self._prefetched)
-            yield from some
 
 
 def _unlike(rows: Iterator[Any]) -> Iterator[Any]:

@@ -6,7 +6,8 @@ with replica_reads():
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from functools import wraps
 from inspect import iscoroutinefunction
@@ -19,7 +20,14 @@ from dbpatterns.sharding.conf import ShardingSettings
 from dbpatterns.sharding.replicas.positions import may_answer
 from dbpatterns.sharding.replicas.seen import is_open, open_replica, seen
 
-__all__ = ["for_reading", "is_reading", "primary_of", "refuse_transaction_there", "replica_reads"]
+__all__ = [
+    "for_reading",
+    "is_reading",
+    "primary_of",
+    "primary_reads",
+    "refuse_transaction_there",
+    "replica_reads",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -62,6 +70,16 @@ class replica_reads:
 
         made: Any = later if iscoroutinefunction(function) else now
         return made  # type: ignore[no-any-return]
+
+
+@contextmanager
+def primary_reads() -> Iterator[None]:
+    """Keep reads in the block on the primary, for what belongs to rows that were read there."""
+    token = _is_reading.set(False)
+    try:
+        yield
+    finally:
+        _is_reading.reset(token)
 
 
 def is_reading() -> bool:

@@ -6,7 +6,7 @@ the caller's to see, as Django raises it, with the shard's name in a note.
 
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Self
 
 from django.db import DatabaseError, Error, InterfaceError
 
@@ -25,18 +25,25 @@ SQLITE = ("SQLITE_INTERRUPT", "SQLITE_BUSY", "SQLITE_CANTOPEN", "SQLITE_IOERR", 
 
 
 class Failures:
-    """The shards that did not answer one fan-out; `missing` takes them, else they raise.
+    """The shards that did not answer one fan-out in time; `missing` takes them, else they raise.
 
     They raise too where a shard has a transaction of the caller's, which is lost with it, and
     where no shard has answered.
     """
 
     def __init__(
-        self, watch: Watch, missing: MutableMapping[str, str] | None, *, asked: int
+        self, timeout: float | None, missing: MutableMapping[str, str] | None, *, asked: int
     ) -> None:
-        self._watch, self._missing, self._asked = watch, missing, asked
+        self.watch, self._missing, self._asked = Watch(timeout), missing, asked
         self._causes: dict[str, tuple[str, BaseException]] = {}
         self._lost_transaction = False
+
+    def __enter__(self) -> Self:
+        self.watch.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.watch.__exit__()
 
     def __contains__(self, alias: str) -> bool:
         return alias in self._causes
@@ -64,7 +71,7 @@ class Failures:
         if (
             connection.vendor == "postgresql"
             and connection.connection is not None
-            and (alias in self._watch.late or connection.connection.closed)
+            and (alias in self.watch.late or connection.connection.closed)
         ):
             with suppress(DatabaseError):
                 connection.close()
@@ -87,8 +94,8 @@ class Failures:
 
     def _why(self, alias: str, error: Error) -> str | None:
         state = sqlstate_of(error) or ""
-        if alias in self._watch.late or (state == CANCELLED and self._watch.seconds is not None):
-            return f"no answer within {self._watch.seconds:g} s"
+        if alias in self.watch.late or (state == CANCELLED and self.watch.seconds is not None):
+            return f"no answer within {self.watch.seconds:g} s"
         if (
             is_connection_loss(state)
             or state.startswith((*CLASSES, *SQLITE))

@@ -49,17 +49,15 @@ def read(
         missing: takes the shards that do not answer, and why; their rows are then none.
     Raises: ShardUnavailable: without `missing`, naming all of them.
     """
-    with Watch(timeout) as watch:
-        failures = Failures(watch, missing, asked=len(statements))
-        answers = gather(statements, Statement.send, watch, failures)
+    with Failures(timeout, missing, asked=len(statements)) as failures:
+        answers = gather(statements, Statement.send, failures)
         failures.settle()
     return [answers.get(each.alias, []) for each in statements]
 
 
-def gather(
-    statements: Sequence[Statement], ask: Ask, watch: Watch, failures: Failures
-) -> dict[str, list[Any]]:
+def gather(statements: Sequence[Statement], ask: Ask, failures: Failures) -> dict[str, list[Any]]:
     """Return the rows of each shard that answers: ask all that can be asked at once, then read."""
+    watch = failures.watch
     connect([each.connection for each in statements], watch.seconds, failures)
     left = [each for each in statements if each.alias not in failures]
     sent: dict[str, tuple[ExitStack, Any]] = {}

@@ -15,7 +15,6 @@ from django.db import Error
 from dbpatterns.sharding.fanout.reading.connecting import connect
 from dbpatterns.sharding.fanout.reading.failures import Failures
 from dbpatterns.sharding.fanout.reading.gathering import can_pipeline, gather
-from dbpatterns.sharding.fanout.reading.watching import Watch
 from dbpatterns.sharding.fanout.statements import Statement
 
 __all__ = ["streams"]
@@ -32,42 +31,43 @@ def streams(
     *,
     timeout: float | None = None,
     missing: MutableMapping[str, str] | None = None,
-) -> Iterator[list[Parts]]:
+) -> Iterator[tuple[list[Parts], Failures]]:
     """Yield each shard's rows in parts of `chunk_size`; `timeout` and `missing` as `read` has them.
 
-    The deadline is that of each part. A shard that is lost on the way gives no more rows.
+    The deadline is that of each part. A shard that is lost on the way, here or by the reader, who
+    gets the failures for that, gives no more rows.
     """
-    with Watch(timeout) as watch, ExitStack() as stack:
-        failures = Failures(watch, missing, asked=len(statements))
+    with Failures(timeout, missing, asked=len(statements)) as failures, ExitStack() as stack:
         connect([each.connection for each in statements], timeout, failures)
         cursors = {
-            each.alias: _Cursor(each, chunk_size, watch, failures)
+            each.alias: _Cursor(each, chunk_size, failures)
             for each in statements
             if can_pipeline(each.connection)
         }
         ahead = [each for each in statements if each.alias in cursors]
-        first = gather(ahead, lambda each: cursors[each.alias].declared(), watch, failures)
+        first = gather(ahead, lambda each: cursors[each.alias].declared(), failures)
         for alias in first:
             stack.callback(cursors[alias].close)
         failures.settle()
-        yield [
+        parts = [
             stack.enter_context(
                 closing(
                     cursors[each.alias].parts(first.get(each.alias, []))
                     if each.alias in cursors
-                    else _in_turn(each, chunk_size, watch, failures)
+                    else _in_turn(each, chunk_size, failures)
                 )
             )
             for each in statements
         ]
+        yield parts, failures
 
 
 class _Cursor:
     """A server's cursor, where a statement's rows wait; they come at once if settings forbid it."""
 
-    def __init__(self, statement: Statement, size: int, watch: Watch, failures: Failures) -> None:
+    def __init__(self, statement: Statement, size: int, failures: Failures) -> None:
         self._statement, self._size = statement, size
-        self._watch, self._failures = watch, failures
+        self._failures = failures
         self._connection = statement.connection
         self._name = f"dbpatterns_{next(_numbers)}"
         self._more = f"FETCH FORWARD {size} FROM {self._name}"
@@ -95,6 +95,8 @@ class _Cursor:
             yield rows
             if self._is_forbidden or len(rows) < self._size:
                 return
+            if self._statement.alias in self._failures:
+                return
             rows = self._fetched()
             self._failures.settle()
 
@@ -106,7 +108,7 @@ class _Cursor:
         with (
             suppress(Error),
             self._failures.of(connection),
-            self._watch.over(connection),
+            self._failures.watch.over(connection),
             connection.wrap_database_errors,
             connection.cursor() as opened,
         ):
@@ -122,7 +124,7 @@ class _Cursor:
         rows: Rows = []
         with (
             self._failures.of(connection),
-            self._watch.over(connection),
+            self._failures.watch.over(connection),
             connection.wrap_database_errors,
             connection.cursor() as opened,
         ):
@@ -131,12 +133,12 @@ class _Cursor:
         return rows
 
 
-def _in_turn(statement: Statement, size: int, watch: Watch, failures: Failures) -> Parts:
+def _in_turn(statement: Statement, size: int, failures: Failures) -> Parts:
     with ExitStack() as stack:
         cursor: Any = None
         while statement.alias not in failures:
             rows: Rows = []
-            with failures.of(statement.connection), watch.over(statement.connection):
+            with failures.of(statement.connection), failures.watch.over(statement.connection):
                 if cursor is None:
                     cursor = stack.enter_context(statement.send(streamed=True))
                 rows = cursor.fetchmany(size)

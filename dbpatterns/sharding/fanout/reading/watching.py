@@ -13,6 +13,8 @@ from threading import Condition, Thread
 from time import monotonic
 from typing import Any, Self
 
+from django.db import InterfaceError
+
 __all__ = ["Watch"]
 
 AGAIN_SECONDS = 0.02
@@ -40,7 +42,10 @@ class Watch:
 
     @contextmanager
     def over(self, connection: Any) -> Iterator[None]:
-        """Cut the connection if the block is not done in time; its alias is then in `late`."""
+        """Cut the connection if the block is not done in time; its alias is then in `late`.
+
+        Raises: InterfaceError: the block has not noticed that.
+        """
         if self.seconds is None:
             yield
             return
@@ -57,6 +62,8 @@ class Watch:
         finally:
             with self._changed:
                 del self._due[connection]
+        if connection.alias in self.late:
+            raise InterfaceError("its connection was cut")
 
     def cut(self, connection: Any) -> None:
         """End all waiting for a connection."""
