@@ -23,8 +23,8 @@ from django.db.models.expressions import RawSQL
 from django.test.utils import CaptureQueriesContext
 
 from dbpatterns.errors import UsageError
-from dbpatterns.sharding import shard_for, shards
-from dbpatterns.sharding.errors import ShardUnavailable
+from dbpatterns.sharding import shard_for, shards, single_shard
+from dbpatterns.sharding.errors import CrossShardError, ShardUnavailable
 from tests.processes import database_url, locks_waited_for, until
 from tests.servers import postmaster, stopped
 from tests.sharding.proxy import proxied
@@ -308,6 +308,35 @@ def test_of_a_shard_that_is_lost_between_two_round_trips_nothing_is_counted(alia
         rows = groups.annotate(n=Count("pk"), unlike=Count("is_paid", distinct=True))
         assert {row["number"]: row["n"] for row in rows} == Counter(numbers)
     assert rows.missing_shards == {alias: "gone"}
+
+
+QUESTIONS: dict[str, Callable[[Any], Any]] = {
+    "first": lambda them: them.first(),
+    "get": lambda them: them.get(number=-1),
+    "exists": lambda them: them.exists(),
+    "iterator": lambda them: list(them.iterator()),
+    "count": lambda them: them.count(),
+}
+
+
+def failing(error: Exception) -> Any:
+    def execute(*_: Any) -> Any:
+        raise error
+
+    return execute
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_a_question_that_raises_names_no_shard_of_the_one_before(name: str) -> None:
+    ours = Order.objects.fanout(on_error="partial")
+    wrong = connections[FIRST].execute_wrapper(failing(ProgrammingError("wrong")))
+    for error, cause in ((ProgrammingError, wrong), (CrossShardError, single_shard())):
+        with connections[LAST].execute_wrapper(failing(InterfaceError("gone"))):
+            assert ours.first() is not None
+        assert ours.missing_shards == {LAST: "gone"}
+        with cause, pytest.raises(error):
+            QUESTIONS[name](ours)
+        assert ours.missing_shards == {}
 
 
 def attempts() -> list[threading.Thread]:

@@ -116,8 +116,8 @@ class FanOut(Awaited):
         if self._is_merged():
             yield from self._list()
             return
-        statements = self._statements(query.high_mark)
-        with streams(statements, chunk_size, **self._terms()) as (parts, failures):
+        terms, statements = self._terms(), self._statements(query.high_mark)
+        with streams(statements, chunk_size, **terms) as (parts, failures):
             rows = merged(statements, parts)
             kept = islice(self._unlike(rows), query.low_mark, query.high_mark)
             if not self._prefetched:
@@ -225,9 +225,10 @@ class FanOut(Awaited):
     def _rows_of(self, asked: Any, **changed: Any) -> list[Any]:
         """Return the rows of another question, whose missing shards are this one's."""
         other = self._over(asked, **changed)
-        rows = other._list()
-        self.missing_shards = other.missing_shards
-        return rows
+        try:
+            return other._list()
+        finally:
+            self.missing_shards = other.missing_shards
 
     def _be_sure(self) -> None:
         if self.missing_shards:
@@ -281,7 +282,7 @@ class FanOut(Awaited):
 
         Where that loses a shard, the rows of the others move up, and theirs is loaded again.
         """
-        statements, terms = self._statements(high), self._terms()
+        terms, statements = self._terms(), self._statements(high)
         with Failures(**terms, asked=len(statements)) as failures:
             answers = gather(statements, Statement.send, failures)
             failures.settle()
