@@ -2,11 +2,13 @@
 
 Workers are processes; the variants take turns in short slices, round by round, so that a slow
 moment of the machine hits all of them. pgbench does three updates, a select and an insert, each
-prepared: what a database can do with transactions of that kind.
+prepared: what a database can do with transactions of that kind. Its 50 branches are enough that
+eight clients seldom wait for one.
 
-Readers beside a batch are compared with readers beside a writer that takes as much of the cores,
-one process and its session, but makes no savepoints: what is left is what the savepoints do.
-Readers with nobody beside them are shown too, and what PostgreSQL looked up for savepoints.
+Readers beside a batch are compared with readers with nobody beside them. They and their sessions
+have half of the cores, the writer and its session the other half, so that what is left is what the
+batch does to them in the server and not the cores it takes. A writer that makes no savepoints is
+shown too, and what PostgreSQL looked up for savepoints.
 
 "Prepared" is Django with `server_side_binding` and `prepare_threshold` among its OPTIONS. The least
 call is a function that inserts one row of one number: no transfer from Django can cost less.
@@ -114,6 +116,9 @@ def _transfers(workers: int, pair: Callable[[], tuple[int, int]]) -> list[Row]:
         }
     rates = _interleave(races)
     measured = f"transfer, {workers} workers, {ACCOUNTS:,} accounts"
+    judged = [("", "naive", 5.0)]
+    if _is_server():
+        judged += [(", prepared", "naive", 5.0), (", prepared", "pgbench", 0.8)]
     made = [
         row(
             DATABASE,
@@ -122,15 +127,12 @@ def _transfers(workers: int, pair: Callable[[], tuple[int, int]]) -> list[Row]:
             figures=_figures(
                 {**rates, "ours": rates["ours" + words], "naive": rates["naive" + words]}
             ),
-            ratio=_ratio(rates, "ours" + words, "naive" + words),
-            bar=Bar(5, "times naive", at_least=True) if workers > 1 else None,
-            also=_beside(
-                _ratio(rates, "ours" + words, "pgbench"), 0.8 if workers > 1 and words else None
-            ),
+            ratio=_ratio(rates, "ours" + words, peer + (words if peer == "naive" else "")),
+            bar=Bar(limit, f"times {peer}", at_least=True) if workers > 1 else None,
             spread=_spread(rates["ours" + words]),
             detail=rates,
         )
-        for words in (("", ", prepared") if _is_server() else ("",))
+        for words, peer, limit in judged
     ]
     if _is_server():
         made.append(
@@ -204,7 +206,7 @@ def _hot(pair: Callable[[], tuple[int, int]]) -> list[Row]:
 
 
 def _read_beside(pair: Callable[[], tuple[int, int]]) -> Row:
-    """Readers of accounts while a batch of 1,000 runs, by each strategy."""
+    """Return how many rows four readers get while a batch of 1,000 runs, by each strategy."""
 
     def batch(strategy: Any) -> Step:
         return lambda: (
@@ -233,12 +235,11 @@ def _read_beside(pair: Callable[[], tuple[int, int]]) -> Row:
     rates = _interleave(
         {name: _beside_writer(writers.get(name), pair, looked[name]) for name in looked}
     )
-    ratios = {each: _ratio(rates, each, "plain") or 0.0 for each in (*strategies, "naive")}
+    ratios = {each: _ratio(rates, each, "idle") or 0.0 for each in writers}
     worst = min(strategies, key=ratios.__getitem__)
     told = [
-        f"{name} {ratios.get(name, 1):.2f} ({_ratio(rates, name, 'idle'):.2f} of idle, "
-        f"{statistics.median(looked[name]):.2g} lookups a read)"
-        for name in writers
+        f"{name} {ratio:.2f} ({statistics.median(looked[name]):.2g} lookups a read)"
+        for name, ratio in ratios.items()
     ]
     return row(
         DATABASE,
@@ -246,8 +247,10 @@ def _read_beside(pair: Callable[[], tuple[int, int]]) -> Row:
         unit="/s",
         figures=_figures({**rates, "ours": rates[worst]}),
         ratio=ratios[worst],
-        bar=Bar(0.95, "times beside a writer without savepoints", at_least=True),
-        also="; ".join(told) + f" (naive: {BATCH:,} savepoints in one transaction)",
+        bar=Bar(0.95, "times idle", at_least=True),
+        also="; ".join(told)
+        + f" (plain: no savepoint; naive: {BATCH:,} in one transaction)"
+        + ("" if _halves() else "; on the same cores"),
         spread=_spread(rates[worst]),
         detail={**rates, "lookups": looked},
     )
@@ -263,6 +266,7 @@ def _beside_writer(
     """
 
     def read() -> int:
+        _keep_to(0)
         with connection.cursor() as cursor:
             if random.random() < 0.02:  # as any server has other writers, which end meanwhile
                 cursor.execute("SELECT pg_current_xact_id()")
@@ -276,7 +280,8 @@ def _beside_writer(
         begun, enough = context.Event(), context.Event()
 
         def work(write: Step) -> None:
-            write()  # connects, and warms the server's caches
+            _keep_to(1)
+            write()  # warms the server's caches
             begun.set()
             while not enough.is_set():
                 write()
@@ -294,6 +299,24 @@ def _beside_writer(
         return rate
 
     return race
+
+
+def _halves() -> tuple[set[int], set[int]] | None:
+    """Return the two halves of the cores; None where there is one, or nobody may choose."""
+    if not hasattr(os, "sched_setaffinity") or (os.cpu_count() or 1) < 2:
+        return None
+    cores = list(range(os.cpu_count() or 1))
+    return set(cores[::2]), set(cores[1::2])
+
+
+def _keep_to(half: int) -> None:
+    """Keep this process and its session of the server to a half of the cores."""
+    halves = _halves()
+    if halves is None or os.sched_getaffinity(0) == halves[half]:
+        return
+    connection.ensure_connection()
+    os.sched_setaffinity(0, halves[half])
+    os.sched_setaffinity(connection.connection.info.backend_pid, halves[half])
 
 
 def _lookups() -> int:
@@ -484,7 +507,7 @@ def _pgbench(clients: int) -> dict[str, Race]:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     if "pgbench_accounts" not in connection.introspection.table_names():
-        run("-i", "-q", "-s", "10")
+        run("-i", "-q", "-s", "50")
 
     def race() -> float:
         seconds = str(max(1, round(SLICE)))
