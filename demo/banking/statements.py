@@ -83,8 +83,7 @@ class StatementService:
     def read(self, customer_id: int) -> Statement:
         """Read accounts, the latest lines on them, and standing orders; five queries.
 
-        One more, and those of `feed` for a page, when a line is not on the statement yet; two more
-        when a transaction that is open somewhere hides it from the projection.
+        One more, and those of `feed` for a page, when a line is not on the statement yet.
         """
         shard = Shard(shard_for(customer_id))
         accounts = self._accounts.find_by(customer_id=customer_id, load=["ledger"])
@@ -108,15 +107,15 @@ def _lines(shard: Shard, accounts: Sequence[Account]) -> list[StatementLine]:
     A projection sees no event while an older transaction is open, anywhere on the server, so it
     alone may not show what was paid a moment ago. The ledger's account, read before, tells which
     lines there are to be, and the balance on the last. If they are not there, the reader feeds the
-    projection, by one page, so that nobody waits for a whole import; if they still are not, they
-    are made from the accounts' own streams, as they are while the projection is thrown away.
+    projection for the next one, by one page, so that nobody waits for a whole import, and makes
+    its own lines from the accounts' streams, as it does while the projection is thrown away.
     """
     last = {each.number: each.ledger.version for each in accounts}
     kept = shard.lines.last(last, LINES)
-    if not _is_whole(accounts, kept):
-        feed(shard.alias, must_stop=lambda events: True)
-        kept = shard.lines.last(last, LINES)
-    return kept if _is_whole(accounts, kept) else _from_streams(shard, accounts)
+    if _is_whole(accounts, kept):
+        return kept
+    feed(shard.alias, must_stop=lambda events: True)
+    return _from_streams(shard, accounts)
 
 
 def _is_whole(accounts: Sequence[Account], lines: Sequence[StatementLine]) -> bool:

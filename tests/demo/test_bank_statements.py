@@ -176,7 +176,7 @@ def test_a_reader_feeds_the_statements_by_one_page_and_no_more(
 def test_a_reader_whose_line_is_not_there_yet_feeds_it_and_the_next_one_does_not(
     pair: Pair,
 ) -> None:
-    """State, epoch, events, UPDATE, balances, INSERT, and the lines again; SQLite's BEGIN too."""
+    """State, epoch, events, UPDATE, balances, INSERT, and the streams; SQLite's BEGIN too."""
     read(pair.one)
     pair.pay(10, "a")
     for more in (8 if connections[SHARD].vendor == "sqlite" else 7, 0):
