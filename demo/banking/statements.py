@@ -129,7 +129,7 @@ def _is_whole(accounts: Sequence[Account], lines: Sequence[StatementLine]) -> bo
 def _from_streams(shard: Shard, accounts: Sequence[Account]) -> list[StatementLine]:
     """Return the last lines as the events have them, counted back from the balance; one query."""
     last = {stream_of(each.number): each.ledger.version for each in accounts}
-    after = {stream: max(0, version - LINES) for stream, version in last.items()}
+    after = {stream: version - LINES for stream, version in last.items()}
     events = read_many(after, using=shard.alias)
     events = [each for each in events if each.version <= last[each.stream]]
     before = {each.number: each.balance for each in accounts}
