@@ -214,11 +214,13 @@ def test_the_latest_lines_are_shown_the_newest_first(pair: Pair) -> None:
     for number in range(statements.LINES + 5):
         pair.pay(1, str(number), back=bool(number % 2))
     for _ in range(2):
-        shown = read(pair.one)
-        assert len(shown) == statements.LINES
-        assert [line.memo for line in shown] == [
+        with queries_by_database() as asked:
+            seen = statement(pair.one)
+        assert seen.is_whole
+        assert [line.memo for line in seen.lines] == [
             str(number) for number in reversed(range(5, statements.LINES + 5))
         ]
+    assert asked == {SHARD: 4}, "what was fed is asked of nothing but the lines"
 
 
 @committed
@@ -313,6 +315,14 @@ def test_a_line_that_the_database_refuses_is_told_in_the_log_and_the_page_is_rig
     pair.pay(10, "a")
     assert [line.balance for line in read(pair.one)] == [990, 1_000]
     assert "The statements on shard_0 are not fed: " in caplog.text
+
+
+@committed
+def test_a_line_lost_from_among_others_is_on_the_page_all_the_same(pair: Pair) -> None:
+    pair.pay(10, "a")
+    before = read(pair.one)
+    Statements.rows(SHARD).filter(account=pair.one.number, version=1).delete()
+    assert read(pair.one) == before
 
 
 # Exact, whatever happens at once
