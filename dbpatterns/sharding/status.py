@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.apps import apps
-from django.db import connections, router
+from django.db import connections
 from django.db.models import Model
 
 from dbpatterns.sharding.conf import ShardingSettings
@@ -24,7 +24,7 @@ SIZE = {
 }
 ESTIMATE = """
 SELECT CASE WHEN min(reltuples) >= 0 THEN sum(reltuples)::bigint END
-FROM pg_class WHERE relkind = 'r' AND pg_table_is_visible(oid) AND relname = ANY(%s)
+FROM pg_class WHERE pg_table_is_visible(oid) AND relname = ANY(%s)
 """
 
 
@@ -73,11 +73,11 @@ def look(shard: str, *, count_rows: bool = False) -> Look:
         there = set(connection.introspection.table_names())
         rows = sum(
             model._base_manager.using(shard).count()
-            for model in _models(shard)
-            if model._meta.db_table in there
+            for table, model in _tables().items()
+            if table in there
         )
     elif connection.vendor == "postgresql":
-        rows = _ask(shard, ESTIMATE, [model._meta.db_table for model in _models(shard)])
+        rows = _ask(shard, ESTIMATE, list(_tables()))
     return Look(
         latency_ms=latency_ms,
         version=f"{connection.display_name} {_ask(shard, VERSION[connection.vendor])}",
@@ -96,16 +96,14 @@ def holdings(of: ShardMap) -> dict[str, Holding]:
     }
 
 
-def _models(shard: str) -> list[type[Model]]:
+def _tables() -> dict[str, type[Model]]:
+    """Return the tables that are on shards, each with a model of it; a view is none."""
     sharded = ShardingSettings.load().apps
-    return [
-        model
+    return {
+        model._meta.db_table: model
         for model in apps.get_models(include_auto_created=True)
-        if model._meta.app_label in sharded
-        and model._meta.managed
-        and not model._meta.proxy
-        and router.allow_migrate_model(shard, model)
-    ]
+        if model._meta.app_label in sharded and model._meta.managed
+    }
 
 
 def _ask(shard: str, query: str, *values: Any) -> Any:

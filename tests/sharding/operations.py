@@ -117,6 +117,11 @@ def filter_in_of_one_shard(shop: Any) -> Any:
 
 
 @routed
+def filter_in_with_none(shop: Any) -> Any:
+    return _pks(shop.Order.objects.filter(buyer__in=[ONE, None]))
+
+
+@routed
 def filter_or_of_one_shard(shop: Any) -> Any:
     return _pks(shop.Order.objects.filter(Q(buyer=ONE) | Q(buyer=SAME)))
 

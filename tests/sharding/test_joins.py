@@ -88,6 +88,8 @@ def test_what_lies_elsewhere_is_not_joined_nor_asked_within() -> None:
             assert ask().db
     with pytest.raises(ShardKeyRequired):  # another group's key tells nothing of this one's map
         assert Trip.objects.filter(depot__owner=ONE).db
+    with pytest.raises(ShardKeyRequired):  # nor does a side that is on no shard
+        assert trips.values("seller").union(Seller.objects.values("id")).db
     assert set(telling_columns(Trip)) == {"buyer_id"}
     routed = [
         stops.select_related("trip__buyer__country", "origin"),

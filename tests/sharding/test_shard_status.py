@@ -1,19 +1,26 @@
 """`shard_status`: what each shard has and lacks; one that is down is a line of it."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connections
 
 from dbpatterns.commands import Exit
 from dbpatterns.sharding import shards
 from dbpatterns.sharding.hashing import SLOTS
 from dbpatterns.sharding.management.commands.shard_status import Command
+from dbpatterns.sharding.shard_map import ShardMap
+from dbpatterns.sharding.status import Holding, holdings, look
+from dbpatterns.sharding.strategies import Directory, encode
+from tests.processes import until
 from tests.servers import postmaster, stopped
 from tests.sharding.fleet import SHARDS, Fleet
+from tests.shop import models as shop
 
 
 def status(fleet: Fleet, *arguments: str, exits: int = 0) -> dict[str, Any]:
@@ -63,9 +70,55 @@ def test_rows_are_estimated_where_the_server_can_and_counted_on_request(migrated
     assert [counted["shards"][shard]["rows"] for shard in SHARDS] == [0, 0, 1]
     before = status(migrated)
     assert before["shards"]["south"]["rows"] is None  # nobody has analyzed it
-    migrated.do("south", "ANALYZE fleet_van" if migrated.is_postgresql else "ANALYZE")
-    estimated = status(migrated)
-    assert estimated["shards"]["south"]["rows"] == (1 if migrated.is_postgresql else None)
+    for shard in ("north", "south"):
+        migrated.do(shard, "ANALYZE fleet_van" if migrated.is_postgresql else "ANALYZE")
+    estimated = status(migrated)["shards"]
+    exact = (0, 1) if migrated.is_postgresql else (None, None)
+    assert (estimated["north"]["rows"], estimated["south"]["rows"]) == exact
+
+
+@pytest.mark.postgresql
+def test_a_table_of_that_name_in_another_schema_is_none_of_the_shard_s(migrated: Fleet) -> None:
+    migrated.do("north", "CREATE SCHEMA theirs")
+    migrated.do("north", "CREATE TABLE theirs.fleet_van AS SELECT generate_series(1, 9)")
+    migrated.do("north", "ANALYZE")
+    assert status(migrated)["shards"]["north"]["rows"] == 0
+
+
+@pytest.mark.django_db(databases="__all__")
+@pytest.mark.usefixtures("filled")
+def test_the_rows_are_those_of_each_table_once() -> None:
+    """Though two models have one table, and another a view."""
+    shard = shards()[0]
+    models = (shop.Country, shop.Mark, shop.Buyer, shop.Order, shop.Marking, shop.Line)
+    exact = sum(model._base_manager.using(shard).count() for model in models)
+    assert look(shard, count_rows=True).rows == exact
+    if connections[shard].vendor == "postgresql":
+        with connections[shard].cursor() as cursor:
+            cursor.execute("ANALYZE shop_line")
+            assert look(shard).rows is None  # the others were never analyzed
+            cursor.execute("ANALYZE")
+            assert look(shard).rows == exact
+
+
+@pytest.mark.parametrize(
+    ("slots", "keys", "said"),
+    [
+        (0, 0, "nothing"),
+        (1234, 0, "1,234 slots"),
+        (0, 1, "1 placed key"),
+        (5, 2000, "5 slots and 2,000 placed keys"),
+    ],
+)
+def test_what_the_map_gives_a_shard_in_words(slots: int, keys: int, said: str) -> None:
+    assert str(Holding(slots, keys)) == said
+
+
+def test_a_shard_that_the_map_gives_nothing_holds_nothing() -> None:
+    north, south, *_ = shards()
+    placed = {encode(1): south, encode(2): south}
+    of = ShardMap("bank", 1, Directory([(0, north)], placed))
+    assert [holdings(of)[each] for each in (north, south)] == [Holding(SLOTS, 0), Holding(0, 2)]
 
 
 def test_tables_that_a_shard_lacks_are_no_rows(fleet: Fleet) -> None:
@@ -119,6 +172,22 @@ def test_a_shard_that_answers_too_late_is_a_line(fleet: Fleet) -> None:
     assert found["shards"]["north"]["error"] == ""
 
 
+@pytest.mark.postgresql
+def test_the_shards_are_asked_at_once(fleet: Fleet) -> None:
+    held = [fleet.connect(shard) for shard in SHARDS]
+    for each in held:
+        each.execute("BEGIN")
+        each.execute("LOCK TABLE django_migrations")
+    waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND database = "
+    waits += "(SELECT oid FROM pg_database WHERE datname = current_database())"
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(status, fleet, "--deadline-seconds", "30", exits=Exit.FINDINGS)
+        until(lambda: all(each.execute(waits).fetchone() == (1,) for each in held))
+        for each in held:
+            each.close()
+        assert [each["error"] for each in asked.result()["shards"].values()] == [""] * 3
+
+
 def test_a_map_that_cannot_be_read_is_told_and_the_shards_are_asked(migrated: Fleet) -> None:
     migrated.do("default", "DROP TABLE dbpatterns_sharding_slotrange")
     found = status(migrated, exits=Exit.FINDINGS)
@@ -142,7 +211,8 @@ def test_a_shard_has_five_seconds() -> None:
 
 
 @pytest.mark.django_db(databases="__all__")
-def test_no_deadline_is_wrong_usage() -> None:
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan"])
+def test_no_deadline_is_wrong_usage(seconds: str) -> None:
     with pytest.raises(CommandError) as caught:
-        call_command("shard_status", "--deadline-seconds", "0")
+        call_command("shard_status", f"--deadline-seconds={seconds}")
     assert caught.value.returncode == Exit.USAGE
