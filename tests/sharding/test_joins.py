@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 from django.conf import settings
 from django.db import models
+from django.db.models import Exists, OuterRef
 from django.test import override_settings
 from django.test.utils import isolate_apps
 
 from dbpatterns.sharding import ShardedModel, shard_for
 from dbpatterns.sharding.errors import CrossShardError, ShardKeyRequired
 from dbpatterns.sharding.keys import telling_columns
+from tests.parcels.models import Member
 from tests.sharding.operations import ONE
 from tests.shop.models import Buyer, Country
 
@@ -64,6 +66,7 @@ def test_what_lies_elsewhere_is_not_joined_nor_asked_within() -> None:
         buyer = models.ForeignKey(Buyer, models.CASCADE, related_name="+")
         trip = models.ForeignKey(Trip, models.CASCADE, related_name="+")
         origin = models.ForeignKey(Country, models.PROTECT, related_name="+")
+        member = models.ForeignKey(Member, models.CASCADE, related_name="+")
 
         class Meta:
             app_label = "shop"
@@ -90,7 +93,7 @@ def test_what_lies_elsewhere_is_not_joined_nor_asked_within() -> None:
         assert Trip.objects.filter(depot__owner=ONE).db
     with pytest.raises(ShardKeyRequired):  # nor does a side that is on no shard
         assert trips.values("seller").union(Seller.objects.values("id")).db
-    assert set(telling_columns(Trip)) == {"buyer_id"}
+    assert set(telling_columns(Trip)) == set(telling_columns(Stop)) == {"buyer_id"}
     routed = [
         stops.select_related("trip__buyer__country", "origin"),
         stops.filter(trip__buyer__country__name="x", origin__name="y"),
@@ -98,3 +101,17 @@ def test_what_lies_elsewhere_is_not_joined_nor_asked_within() -> None:
         trips.filter(rival=7).exclude(rival_id=8),
     ]
     assert [each.db for each in routed] == [shard_for(ONE, "bank")] * len(routed)
+
+
+def test_rows_of_one_key_lie_together_though_neither_refers_to_the_other() -> None:
+    buyers = Buyer.objects.filter(pk=ONE)
+    members = Member.objects.filter(pk=OuterRef("pk"))
+    assert buyers.filter(Exists(members)).db == shard_for(ONE)
+    apart = [
+        Member.objects.filter(pk=OuterRef("orders__number")),
+        Buyer.objects.filter(name=OuterRef("name")),  # of which each shard has one
+        Buyer.objects.filter(country=OuterRef("country")),  # which is on each shard
+    ]
+    for inner in apart:
+        with pytest.raises(CrossShardError, match="not held to the same shard"):
+            assert buyers.filter(Exists(inner)).db
