@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from django.db import DatabaseError, connections, transaction
+from django.test.utils import CaptureQueriesContext
 
 from dbpatterns.errors import UsageError
 from dbpatterns.sharding import operations as handing
@@ -125,7 +126,11 @@ class TestAssign:
         with strategy("directory"):
             key = key_on(shards()[0])
             assert assign("bank", key, shards()[1]).epoch == 2
-            assert assign("bank", key, shards()[1]).epoch == 2
+            with CaptureQueriesContext(connections[shards()[1]]) as there:
+                assert assign("bank", key, shards()[1]).epoch == 2
+            assert len(there) == 1  # which asks whether it is closed
+            Buyer.objects.create(id=key)
+            assert assigning("bank", key, shards()[1]).rows() == {}  # none is in the way
 
     def test_where_it_is_already_is_written_down(self) -> None:
         with strategy("directory"):
@@ -163,6 +168,15 @@ class TestSplit:
             for key in bounds:
                 Buyer.objects.create(id=key)
             assert set(Buyer.objects.using(second).values_list("id", flat=True)) == {50, 79, 100}
+
+    def test_a_range_that_is_there_goes_whole(self) -> None:
+        with strategy("range"):
+            first, second = shards()[:2]
+            split("bank", 50, second)
+            split("bank", 80, second)
+            split("bank", 50, first)
+            assert [shard_for(key) for key in (49, 50, 79, 80)] == [first, first, first, second]
+            assert set(closed_parts(second, "bank", int)) == {Part("bank", 50, 80, is_range=True)}
 
     def test_what_comes_back_leaves_the_rest_closed(self) -> None:
         with strategy("range"):
