@@ -14,7 +14,7 @@ from uuid import uuid4
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from django.core import checks
-from django.db import OperationalError, connections, transaction
+from django.db import IntegrityError, OperationalError, connections, transaction
 from django.db.models import Count, QuerySet
 from django.db.models.expressions import RawSQL
 from django.test import override_settings
@@ -26,7 +26,7 @@ from dbpatterns.sharding import replica_reads, shard
 from dbpatterns.sharding.errors import WrongShard
 from dbpatterns.sharding.replicas import positions, seen
 from tests.processes import PATIENCE_SECONDS, until
-from tests.servers import Standby
+from tests.servers import Standby, postmaster, stopped
 from tests.sharding.replica import (
     KEY,
     OTHER,
@@ -197,6 +197,58 @@ class TestStaleness:
             writer.join()
             assert Order.objects.filter(buyer=KEY).count() == 1
 
+    def test_a_statement_that_runs_while_it_is_asked_is_not_forgotten(
+        self, replica: Standby
+    ) -> None:
+        pause()
+
+        def write() -> None:
+            Buyer.objects.filter(id=KEY).update(name="Eve")
+            connections.close_all()
+
+        with replica_reads():
+            writer = threading.Thread(target=contextvars.copy_context().run, args=[write])
+            unwatched = connections[PRIMARY].connection
+            unwatched.execute("BEGIN")
+            unwatched.execute(f"SELECT FROM shop_buyer WHERE id = {KEY} FOR UPDATE")
+            writer.start()
+            until(lambda: ask(PRIMARY, "SELECT count(*) FROM pg_locks WHERE NOT granted"))
+            where()  # asks for the position, of which the write is no part
+            unwatched.execute("ROLLBACK")
+            writer.join()
+            assert Buyer.objects.get(id=KEY).name == "Eve"
+
+    def test_what_is_written_during_the_question_is_not_forgotten(self, replica: Standby) -> None:
+        pause()
+
+        def write() -> None:
+            Order.objects.create(buyer_id=KEY)
+            connections.close_all()
+
+        with replica_reads():
+            writer = threading.Thread(target=contextvars.copy_context().run, args=[write])
+
+            def meanwhile(execute: Any, sql: Any, *rest: Any) -> Any:
+                found = execute(sql, *rest)
+                if not writer.ident:
+                    writer.start()
+                    writer.join()
+                return found
+
+            Order.objects.using(PRIMARY).filter(buyer=KEY).count()
+            with connections[PRIMARY].execute_wrapper(meanwhile):
+                where()
+            assert Order.objects.filter(buyer=KEY).count() == 1
+
+    def test_what_the_primary_said_by_an_error_is_not_gone(self, replica: Standby) -> None:
+        pause()
+        with seen.begin(seen.Seen()):
+            made = Order.objects.create(buyer_id=KEY)  # by another request
+        with replica_reads():
+            with pytest.raises(IntegrityError):  # which says that it is there
+                Order.objects.create(buyer_id=KEY, pk=made.pk)
+            assert list(Order.objects.filter(buyer=KEY)) == [made]
+
 
 class TestPlaces:
     pytestmark = on_servers
@@ -289,6 +341,41 @@ class TestPlaces:
         assert len(here) <= 1  # one once a second
         assert 3 <= len(there) <= 4
 
+    def test_what_a_read_after_a_write_costs(self, replica: Standby) -> None:
+        """Nothing, once the replica is known to have come so far."""
+        with replica_reads():
+            with transaction.atomic(using=PRIMARY):
+                Order.objects.create(buyer_id=KEY)
+            until(lambda: where() == REPLICA)
+            least = seen.seen().position(PRIMARY)
+            just_there = replace(positions._known[REPLICA], replayed=least, asked_at=float("inf"))
+            positions._known[REPLICA] = just_there
+            with (
+                CaptureQueriesContext(connections[PRIMARY]) as here,
+                CaptureQueriesContext(connections[REPLICA]) as there,
+            ):
+                assert where() == REPLICA
+            assert len(here) == len(there) == 0
+
+    def test_a_session_is_watched_once_and_leaves_the_wrappers_of_others(
+        self, replica: Standby
+    ) -> None:
+        def of_another(execute: Any, *rest: Any) -> Any:
+            return execute(*rest)
+
+        for alias in (PRIMARY, REPLICA):
+            connection = connections[alias]
+            connection.ensure_connection()
+            own = list(connection.execute_wrappers)
+            connection.close()
+            connection.ensure_connection()
+            assert connection.execute_wrappers == own
+            connection.close()
+            connection.execute_wrappers.clear()
+            with connection.execute_wrapper(of_another):
+                connection.ensure_connection()
+            assert connection.execute_wrappers == own
+
     def test_what_a_block_starts_has_seen_the_same(self, replica: Standby) -> None:
         """In work of its own, in which nothing was seen before the block."""
         pause()
@@ -353,6 +440,13 @@ class TestTransactionsThere:
         ):
             work()
         assert Buyer.objects.filter(id=KEY).exists()
+
+    def test_one_on_the_shard_too_holds_what_is_written(self, replica: Standby) -> None:
+        there, here = transaction.atomic(using=REPLICA), transaction.atomic(using=PRIMARY)
+        with replica_reads(), there, here:
+            Order.objects.using(PRIMARY).create(buyer_id=KEY)
+            transaction.set_rollback(True, using=PRIMARY)
+        assert not Order.objects.filter(buyer=KEY).exists()
 
     def test_a_replica_is_no_place_to_write_to(self, replica: Standby) -> None:
         with pytest.raises(WrongShard):
@@ -502,7 +596,9 @@ class TestLoss:
                 assert where() == REPLICA
         assert "pg_last_wal_replay_lsn" in there.captured_queries[0]["sql"]
 
-    def test_a_lost_one_is_not_tried_for_each_read(self, replica: Standby) -> None:
+    def test_a_lost_one_is_not_tried_for_each_read(
+        self, replica: Standby, told: list[telemetry.Event], caplog: pytest.LogCaptureFixture
+    ) -> None:
         replica.crash()
         connections[REPLICA].close()
         positions._known.clear()
@@ -515,8 +611,43 @@ class TestLoss:
         finally:
             replica.start()
         check_anew()
-        with replica_reads():
+        with replica_reads(), caplog.at_level(logging.INFO, "dbpatterns.sharding"):
             until(lambda: where() == REPLICA)
+        line = f"Replica '{REPLICA}' of '{PRIMARY}' answers: reads go there again."
+        assert [(each.levelname, each.getMessage()) for each in caplog.records][-1] == (
+            "INFO",
+            line,
+        )
+        assert [each.facts["state"] for each in told] == ["does not answer", "answers"]
+
+    def test_one_thread_tries_a_lost_one_and_the_others_go_on(self, replica: Standby) -> None:
+        def read() -> None:
+            with seen.begin(seen.Seen()), replica_reads():
+                where()
+            connections.close_all()
+
+        positions._known[REPLICA] = positions._Known(state=positions.LOST)
+        tries = threading.Thread(target=read)
+        with stopped(postmaster(str(replica.folder / "data"))):
+            tries.start()
+            until(lambda: positions._known[REPLICA].asked_at > 0)
+            with replica_reads():
+                assert where() == PRIMARY
+        tries.join()
+
+    def test_a_session_that_died_unused_is_made_anew_where_django_checks_it(
+        self, replica: Standby, told: list[telemetry.Event]
+    ) -> None:
+        connection = connections[REPLICA]
+        connection.close()
+        with settings_of(REPLICA, CONN_HEALTH_CHECKS=True, CONN_MAX_AGE=None), replica_reads():
+            assert where() == REPLICA
+            replica.crash()
+            replica.start()
+            connection.close_if_unusable_or_obsolete()  # as at the start of a request
+            assert Order.objects.filter(buyer=KEY).count() == 0
+            connection.close()
+        assert told == []
 
 
 def check_anew() -> None:
@@ -528,14 +659,21 @@ def check_anew() -> None:
 @contextmanager
 def down(alias: str) -> Iterator[None]:
     """Let new sessions on a server be refused, by a port where nobody listens."""
-    settings = connections[alias].settings_dict
-    port = settings["PORT"]
     connections[alias].close()
-    settings["PORT"] = 1
+    with settings_of(alias, PORT=1):
+        yield
+
+
+@contextmanager
+def settings_of(alias: str, **values: Any) -> Iterator[None]:
+    """Let new sessions on a server have other settings."""
+    settings = connections[alias].settings_dict
+    before = {name: settings[name] for name in values}
+    settings.update(values)
     try:
         yield
     finally:
-        settings["PORT"] = port
+        settings.update(before)
 
 
 @pytest.fixture

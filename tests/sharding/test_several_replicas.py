@@ -199,6 +199,17 @@ class TestPromoted:
             (THIRD, "follows nobody")
         ]
 
+    def test_what_else_watches_the_session_is_told_who_answers(self) -> None:
+        asked: list[str] = []
+
+        def watch(execute: Any, sql: Any, params: Any, many: bool, context: Any) -> Any:
+            asked.append(context["connection"].alias)
+            return execute(sql, params, many, context)
+
+        with seen.begin(seen.Seen()), replica_reads(), connections[THIRD].execute_wrapper(watch):
+            assert Order.objects.filter(buyer=KEY).count() == 0
+        assert asked == [THIRD, PRIMARY]
+
     def test_what_is_written_there_by_name_is_not_written_twice(self) -> None:
         with replica_reads(), connections[THIRD].cursor() as cursor:
             cursor.execute("UPDATE shop_buyer SET name = 'Eve'")
