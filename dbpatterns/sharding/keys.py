@@ -191,7 +191,7 @@ def _own_columns(model: type[Model]) -> Mapping[str, Telling]:
         found = {field.attname: _by_slot(_slot_reader(field))}
     for each in model._meta.pk_fields:
         read = _slot_reader(each)
-        if read is not None and each.attname not in found:
+        if read is not None:
             found[each.attname] = _by_slot(read)
     return found
 

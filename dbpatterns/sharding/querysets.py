@@ -375,6 +375,6 @@ class ShardedManager(models.Manager.from_queryset(ShardedQuerySet)):  # type: ig
         """Return all rows, on the shard of the block this runs in, if any."""
         found = super().get_queryset()
         alias = current_shard()
-        if alias is not None and self._db is None:
+        if alias is not None:
             found._hints = {**found._hints, "shard": alias}
         return found

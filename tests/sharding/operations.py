@@ -720,6 +720,12 @@ def update_by_an_inner_query_of_another_shard(shop: Any) -> Any:
 
 
 @refused(CrossShardError)
+def update_by_more_than_an_inner_query_of_another_shard(shop: Any) -> Any:
+    numbers = shop.Order.objects.filter(buyer=ONE).values("number")[:1]
+    return shop.Line.objects.filter(buyer=OTHER).update(amount=Subquery(numbers) + 1)
+
+
+@refused(CrossShardError)
 def bulk_update_by_an_inner_query_of_another_shard(shop: Any) -> Any:
     lines = list(shop.Line.objects.filter(buyer=ONE))
     orders = shop.Order.objects.filter(buyer=OTHER).values("number")[:1]

@@ -1,6 +1,8 @@
 """Blocks that say on which shard they work, and hold what is in them to it."""
 
 import pytest
+from django.db import IntegrityError, connections
+from django.test.utils import CaptureQueriesContext
 
 from dbpatterns.sharding import current_shard, shard, shard_for, shards, single_shard
 from dbpatterns.sharding.errors import (
@@ -9,6 +11,7 @@ from dbpatterns.sharding.errors import (
     ShardKeyRequired,
     WrongShard,
 )
+from dbpatterns.sharding.querysets import place
 from tests.sharding.operations import ONE, OTHER, SAME
 from tests.shop.models import Line, Order
 
@@ -43,6 +46,7 @@ def test_a_queryset_stays_where_it_was_made() -> None:
         made = Order.objects.all()
     with shard(OTHER):
         assert {each.buyer_id for each in made} == owners(shard_for(ONE))
+        assert made.get_or_create(pk=made[0].pk) == (made[0], False)
 
 
 def test_a_key_in_the_query_counts_more_than_the_block() -> None:
@@ -66,6 +70,32 @@ def test_a_locked_block_lets_nothing_out() -> None:
     assert Order.objects.filter(buyer=OTHER).count() == 2
 
 
+def test_a_locked_block_lets_no_row_of_another_shard_ask_by_itself() -> None:
+    order = Order.objects.filter(buyer=OTHER)[0]
+    with shard(ONE, lock=True), pytest.raises(CrossShardError):
+        order.lines.count()
+
+
+def test_a_question_that_nothing_can_meet_stays_in_its_block() -> None:
+    for key in (ONE, OTHER):
+        with shard(key, lock=True):
+            assert not Order.objects.filter(buyer__in=[]).exists()
+
+
+def test_a_row_that_says_nothing_goes_where_the_code_around_works() -> None:
+    here, there = shard_for(ONE), shard_for(OTHER)
+    row = Order()
+    with pytest.raises(ShardKeyRequired):
+        place(row, None)
+    with shard(ONE):
+        assert place(row, None) == here
+        assert place(row, None, near=there) == there
+        assert place(row, here, near=there) == here
+        row._state.db = there
+        assert place(row, None) == there
+        assert place(row, None, near=here) == here
+
+
 def test_a_block_of_one_shard_takes_the_first_it_touches() -> None:
     with single_shard():
         assert Order.objects.filter(buyer=OTHER).count() == 2
@@ -83,7 +113,21 @@ def test_a_row_is_not_written_to_a_shard_that_is_not_its_key_s() -> None:
 
 def test_the_key_of_a_row_made_in_bulk_cannot_be_changed_either() -> None:
     (made,) = Order.objects.bulk_create([Order(buyer_id=ONE)])
+    with CaptureQueriesContext(connections[shard_for(ONE)]) as there:
+        made.save(update_fields=["number"])
+    assert len(there) == 1  # it is known, and not read
     made.buyer_id = OTHER
     with pytest.raises(ShardKeyChanged, match="is the shard key and was changed"):
         made.save()
     assert Order.objects.filter(buyer=OTHER).count() == 2
+
+
+@pytest.mark.parametrize("first", [ONE, OTHER])
+def test_rows_of_two_shards_are_made_in_bulk_or_none_is(first: int) -> None:
+    last = OTHER if first == ONE else ONE
+    there = Order.objects.filter(buyer=last)[0]
+    before = Order.objects.filter(buyer=first).count()
+    rows = [Order(buyer_id=first), Order(buyer_id=last, pk=there.pk)]
+    with pytest.raises(IntegrityError):
+        Order.objects.bulk_create(rows)
+    assert Order.objects.filter(buyer=first).count() == before
