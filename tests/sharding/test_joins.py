@@ -13,7 +13,7 @@ from django.test.utils import isolate_apps
 
 from dbpatterns.sharding import ShardedModel, shard_for
 from dbpatterns.sharding.errors import CrossShardError, ShardKeyRequired
-from dbpatterns.sharding.keys import telling_columns
+from dbpatterns.sharding.keys import key_field, lie_together, telling_columns
 from tests.parcels.models import Member
 from tests.sharding.operations import ONE
 from tests.shop.models import Buyer, Country
@@ -94,6 +94,8 @@ def test_what_lies_elsewhere_is_not_joined_nor_asked_within() -> None:
     with pytest.raises(ShardKeyRequired):  # nor does a side that is on no shard
         assert trips.values("seller").union(Seller.objects.values("id")).db
     assert set(telling_columns(Trip)) == set(telling_columns(Stop)) == {"buyer_id"}
+    assert lie_together(key_field(Trip), key_field(Buyer))
+    assert not lie_together(key_field(Trip), key_field(Depot))
     routed = [
         stops.select_related("trip__buyer__country", "origin"),
         stops.filter(trip__buyer__country__name="x", origin__name="y"),
