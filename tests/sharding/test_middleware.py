@@ -211,6 +211,25 @@ def test_under_asgi_the_key_may_be_read_from_a_database() -> None:
         assert async_to_sync(ask)().content.decode() == str(rows(ONE))
 
 
+def test_under_asgi_nought_is_a_key_and_one_without_a_shard_is_not_found() -> None:
+    async def ask(key: int) -> Any:
+        return await AsyncClient().get("/count_later", headers={"X-Customer": str(key)})
+
+    with site():
+        assert async_to_sync(ask)(0).content == str(rows(0)).encode()
+        with pinned({"bank": ShardMap("bank", 1, Geographic((), {}))}):
+            assert async_to_sync(ask)(5).status_code == 404
+
+
+def test_under_asgi_too_the_server_is_in_no_block_between_two_parts() -> None:
+    async def between() -> list[str | None]:
+        response: Any = await AsyncClient().get("/stream_later", headers={"X-Customer": str(ONE)})
+        return [current_shard() async for _ in response]
+
+    with site():
+        assert async_to_sync(between)() == [None] * 3
+
+
 @pytest.mark.parametrize("named", ["", "nowhere", f"{__name__}.missing", f"{__name__}.ONE"])
 def test_a_setting_that_names_no_function_is_told_at_start(named: str) -> None:
     with site(REQUEST_KEY=named), pytest.raises(ConfigurationError, match="REQUEST_KEY"):

@@ -1,13 +1,22 @@
 """The four strategies: each key has one shard, and a map that is none is refused."""
 
 import uuid
+from itertools import count
 from typing import Any
 
 import pytest
 
 from dbpatterns.errors import ConfigurationError, UsageError
 from dbpatterns.sharding.hashing import SLOTS, slot_of
-from dbpatterns.sharding.strategies import LOWEST, Directory, Geographic, Hash, Range, encode
+from dbpatterns.sharding.strategies import (
+    LOWEST,
+    Directory,
+    Geographic,
+    Hash,
+    Range,
+    encode,
+    equal_runs,
+)
 
 KEYS = [5, "prague", uuid.UUID(int=5), -(2**63), "", "é🎈"]
 
@@ -50,6 +59,22 @@ class TestRange:
     def test_slots_are_refused(self) -> None:
         with pytest.raises(ConfigurationError, match="this one has slots"):
             Range(((0, "a"),), {LOWEST: "a"})
+
+
+class TestSlots:
+    def test_a_run_begins_with_its_first_slot(self) -> None:
+        placed = Hash([(0, "a"), (100, "b")], {})
+        assert [placed.of_slot(slot) for slot in (0, 99, 100, SLOTS - 1)] == list("aabb")
+
+    def test_runs_are_equal(self) -> None:
+        assert equal_runs("abc") == [(0, "a"), (5_462, "b"), (10_923, "c")]
+
+    def test_a_slot_of_two_placed_keys_is_held_by_all_their_shards(self) -> None:
+        one = next(key for key in count() if slot_of(key) == 7)
+        other = next(key for key in count(one + 1) if slot_of(key) == 7)
+        placed = Directory([(0, "a")], {encode(one): "b", encode(other): "c"})
+        assert placed.holders(7) == {"a", "b", "c"}
+        assert placed.holders(8) == {"a"}
 
 
 class TestGeographic:
