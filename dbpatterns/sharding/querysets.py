@@ -299,7 +299,7 @@ class ShardedQuerySet(models.QuerySet[Any]):
             if alias is not None:
                 here = self.using(for_reading(enter(self.model._meta.label, alias)))
             merged |= super(ShardedQuerySet, here).in_bulk(some, field_name=field_name)
-        return {each: merged[each] for each in id_list if each in merged}
+        return merged
 
     def _at(self, values: Any, defaults: Any) -> "ShardedQuerySet":
         if self._db:

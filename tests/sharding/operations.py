@@ -239,6 +239,11 @@ def in_bulk_of_two_shards(shop: Any) -> Any:
 
 
 @routed
+def in_bulk_by_texts(shop: Any) -> Any:
+    return {key: row.name for key, row in shop.Buyer.objects.in_bulk([str(ONE), OTHER]).items()}
+
+
+@routed
 def only_then_deferred(shop: Any) -> Any:
     return shop.Buyer.objects.only("id").get(pk=ONE).name
 

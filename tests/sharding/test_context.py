@@ -65,6 +65,8 @@ def test_a_locked_block_lets_nothing_out() -> None:
             Order.objects.filter(buyer=OTHER).count()
         with pytest.raises(CrossShardError), shard(OTHER):
             pass
+        with single_shard(), pytest.raises(CrossShardError):
+            Order.objects.filter(buyer=OTHER).count()
         with shard(SAME), pytest.raises(CrossShardError):  # an inner block loosens nothing
             Order.objects.create(buyer_id=OTHER)
     assert Order.objects.filter(buyer=OTHER).count() == 2
