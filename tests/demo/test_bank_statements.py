@@ -2,6 +2,7 @@
 
 import datetime
 import threading
+from collections.abc import Callable
 from io import StringIO
 from typing import Any
 
@@ -113,7 +114,9 @@ def test_harm_the_lines_alone_are_stale_until_somebody_feeds_them(pair: Pair) ->
     assert read(pair.one)[0].balance == 990
 
 
-def test_a_reader_sees_their_own_transfer_at_once(pair: Pair) -> None:
+@pytest.mark.parametrize("shard", ["shard_0", "shard_1"])
+def test_a_reader_sees_their_own_transfer_at_once(shard: str) -> None:
+    pair = Pair(shard=shard)
     pair.pay(10, "Lunch")
     assert [(line.title, line.memo, line.change, line.balance) for line in read(pair.one)] == [
         ("To " + pair.two.number, "Lunch", -10, 990),
@@ -255,12 +258,16 @@ def test_accounts_of_one_customer_are_in_the_order_of_the_booking(pair: Pair, fe
 
 
 @committed
+@pytest.mark.parametrize("thrown_away", [False, True])
 def test_a_movement_after_the_accounts_were_read_is_on_the_next_page_not_half_on_this(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, thrown_away: bool
 ) -> None:
     read(pair.one)
     last = statements.Shard("shard_0").lines.last
-    between = [lambda: pair.pay(10, "a"), lambda: catch_up(Statements(), using=SHARD)]
+    between: list[Callable[[], object]] = [lambda: pair.pay(10, "a")]
+    between.append(lambda: catch_up(Statements(), using=SHARD))
+    if thrown_away:
+        between.append(lambda: Statements.rows(SHARD).delete())
 
     def later(self: Any, versions: Any, limit: int) -> Any:
         while between:
