@@ -30,7 +30,7 @@ def plain_shards(query: Query) -> frozenset[str] | None:
     """
     where: Any = query.where
     if (
-        len(query.alias_map) != 1
+        sum(map(bool, query.alias_refcount.values())) != 1  # a join that is trimmed counts none
         or query.annotations
         or query.order_by
         or query.select_related
