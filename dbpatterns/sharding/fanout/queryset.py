@@ -18,7 +18,7 @@ from dbpatterns.sharding.fanout.reading.gathering import gather, read
 from dbpatterns.sharding.fanout.reading.streaming import streams
 from dbpatterns.sharding.fanout.refusals import is_of_one_shard, is_whole, refuse, refused
 from dbpatterns.sharding.fanout.related import relate
-from dbpatterns.sharding.fanout.statements import Statement
+from dbpatterns.sharding.fanout.statements import Statement, statements
 from dbpatterns.sharding.routing import shards_of
 
 __all__ = ["FanOut"]
@@ -116,9 +116,9 @@ class FanOut(Awaited):
         if self._is_merged():
             yield from self._list()
             return
-        terms, statements = self._terms(), self._statements(query.high_mark)
-        with streams(statements, chunk_size, **terms) as (parts, failures):
-            rows = merged(statements, parts)
+        terms, asked = self._terms(), self._statements(query.high_mark)
+        with streams(asked, chunk_size, **terms) as (parts, failures):
+            rows = merged(asked, parts)
             kept = islice(self._unlike(rows), query.low_mark, query.high_mark)
             if not self._prefetched:
                 yield from kept
@@ -247,8 +247,7 @@ class FanOut(Awaited):
 
     def _statements(self, limit: int | None) -> list[Statement]:
         refuse(self._asked.query)
-        made = [Statement(self._asked, alias, limit) for alias in self._aliases()]
-        return [each for each in made if not each.is_empty]
+        return statements(self._asked, self._aliases(), limit)
 
     def _reach(self) -> Reach:
         ask = partial(read, **self._terms())
@@ -282,15 +281,13 @@ class FanOut(Awaited):
 
         Where that loses a shard, the rows of the others move up, and theirs is loaded again.
         """
-        terms, statements = self._terms(), self._statements(high)
-        with Failures(**terms, asked=len(statements)) as failures:
-            answers = gather(statements, Statement.send, failures)
+        terms, asked = self._terms(), self._statements(high)
+        with Failures(**terms, asked=len(asked)) as failures:
+            answers = gather(asked, Statement.send, failures)
             failures.settle()
             while True:
-                chunks = [
-                    [] if each.alias in failures else [answers[each.alias]] for each in statements
-                ]
-                kept = self._kept(merged(statements, chunks), high)
+                chunks = [[] if each.alias in failures else [answers[each.alias]] for each in asked]
+                kept = self._kept(merged(asked, chunks), high)
                 related = relate(kept, self._prefetched, failures)
                 if len(related) == len(kept):
                     return related

@@ -1,10 +1,12 @@
 """One shard's statement: what Django compiles, with the sort keys beside the columns.
 
 Sending and reading are apart, so that all shards work while one thread waits. Django's own
-iterables make the rows, from an answer that is already there.
+iterables make the rows, from an answer that is already there. Shards of one kind share what was
+compiled for the first of them, which is most of what a statement costs.
 """
 
 from collections.abc import Iterable, Iterator
+from copy import copy
 from functools import cache
 from typing import Any
 
@@ -13,9 +15,22 @@ from django.db import connections, models
 from django.db.models.expressions import OrderBy
 from django.db.models.sql import Query
 
+from dbpatterns.sharding.fanout.kinds import Noting, kind_of
 from dbpatterns.sharding.fanout.ordering import SortKey, comparable, sort_key
 
-__all__ = ["Statement"]
+__all__ = ["Statement", "statements"]
+
+
+def statements(
+    rows: "models.QuerySet[Any]", aliases: Iterable[str], limit: int | None
+) -> list["Statement"]:
+    """Return a queryset as each shard's statement, but where nothing can be found; no query."""
+    made: list[Statement] = []
+    for alias in aliases:
+        kind = kind_of(connections[alias])
+        like = next((each for each in made if kind is not None and each.kind == kind), None)
+        made.append(Statement(rows, alias, limit, kind=kind, like=like))
+    return [each for each in made if not each.is_empty]
 
 
 class _Answered(Query):
@@ -84,25 +99,44 @@ def _keyed(compiler: Any) -> Any:
 
 
 class Statement:
-    """A queryset as one shard's statement; no query."""
+    """A queryset as one shard's statement, compiled as another's if it is `like` that; no query."""
 
-    def __init__(self, rows: "models.QuerySet[Any]", alias: str, limit: int | None) -> None:
+    sql: str = ""
+    params: Any = ()
+    is_empty: bool = False
+
+    def __init__(
+        self,
+        rows: "models.QuerySet[Any]",
+        alias: str,
+        limit: int | None,
+        *,
+        kind: object = None,
+        like: "Statement | None" = None,
+    ) -> None:
         self.alias, self.connection = alias, connections[alias]
         self.rows = rows.using(alias)
         query: Any = self.rows.query  # its own, by using()
         query.__class__ = _Answered  # as `Query.chain(klass)`; assigned anew it would give dicts
         query.clear_limits()
         query.set_limits(high=limit)
-        compiler: Any = self.connection.ops.compiler("SQLCompiler")
-        self.compiler = _keyed(compiler)(query, self.connection, alias)
+        if like is None:
+            noting = Noting(self.connection)
+            compiler: Any = self.connection.ops.compiler("SQLCompiler")
+            self.compiler = _keyed(compiler)(query, noting, None)
+            self.compile()
+            self.kind = kind if noting.is_alike else None
+        else:
+            self.compiler, self.kind = copy(like.compiler), kind
+            self.sql, self.params, self.is_empty = like.sql, like.params, like.is_empty
+            self.compiler.query = query
+        self.compiler.connection, self.compiler.using = self.connection, alias
         query.compiler = self.compiler
-        self.compile()
 
     def compile(self) -> None:
         """Make the SQL, or note that nothing can meet the conditions."""
         try:
             self.sql, self.params = self.compiler.as_sql()
-            self.is_empty = False
         except EmptyResultSet:
             self.is_empty = True
 
