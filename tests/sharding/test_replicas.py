@@ -210,7 +210,7 @@ class TestStaleness:
             writer = threading.Thread(target=contextvars.copy_context().run, args=[write])
             unwatched = connections[PRIMARY].connection
             unwatched.execute("BEGIN")
-            unwatched.execute(f"SELECT FROM shop_buyer WHERE id = {KEY} FOR UPDATE")
+            unwatched.execute("LOCK TABLE shop_buyer IN SHARE MODE")  # of which no log tells
             writer.start()
             until(lambda: ask(PRIMARY, "SELECT count(*) FROM pg_locks WHERE NOT granted"))
             where()  # asks for the position, of which the write is no part
