@@ -204,7 +204,7 @@ def _slot_reader(field: "Field[Any, Any]") -> Any:
 def _by_key(group_map: ShardMap, value: Any) -> frozenset[str]:
     if type(value) is int and value not in INTEGERS:
         return frozenset()  # which no column holds: Django asks nobody either
-    return frozenset((group_map.shard_of(value),))
+    return group_map.of_key(value)
 
 
 def _by_slot(read: Callable[[Any], int | None]) -> Telling:

@@ -8,9 +8,10 @@ database does not answer, the map that is known goes on.
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
 
 from django.db import DatabaseError
 
@@ -47,6 +48,13 @@ class ShardMap:
     group: str
     epoch: int
     strategy: Strategy
+    of_key: Callable[[Key], frozenset[str]] = field(init=False, repr=False, compare=False)
+    """`shard_of` as a set of one, known at once for keys that were asked for lately."""
+
+    def __post_init__(self) -> None:
+        """Remember keys by their types too: True and 1.0 equal 1."""
+        known = lru_cache(maxsize=16_384, typed=True)(lambda key: _alone(self.shard_of(key)))
+        object.__setattr__(self, "of_key", known)
 
     def shard_of(self, key: Key) -> str:
         """Return the shard that holds a key; no query.
@@ -67,6 +75,11 @@ class ShardMap:
     def holders(self, slot: int) -> frozenset[str]:
         """Return the shards that may hold a row whose id carries this slot; no query."""
         return self.strategy.holders(slot)
+
+
+@cache
+def _alone(shard: str) -> frozenset[str]:
+    return frozenset((shard,))
 
 
 _known: dict[str, tuple[ShardMap, float]] = {}
