@@ -24,7 +24,7 @@ from dbpatterns import telemetry
 from dbpatterns.errors import UsageError
 from dbpatterns.sharding import replica_reads, shard
 from dbpatterns.sharding.errors import WrongShard
-from dbpatterns.sharding.replicas import positions, seen
+from dbpatterns.sharding.replicas import positions, seen, watching
 from tests.processes import PATIENCE_SECONDS, until
 from tests.servers import Standby, postmaster, stopped
 from tests.sharding.replica import (
@@ -363,18 +363,24 @@ class TestPlaces:
         def of_another(execute: Any, *rest: Any) -> Any:
             return execute(*rest)
 
+        def of_replicas(connection: Any) -> list[Any]:
+            wrappers = connection.execute_wrappers
+            return [each for each in wrappers if each.__module__ == watching.__name__]
+
         for alias in (PRIMARY, REPLICA):
             connection = connections[alias]
             connection.ensure_connection()
-            own = list(connection.execute_wrappers)
+            own = of_replicas(connection)
+            assert len(own) == 1
             connection.close()
             connection.ensure_connection()
-            assert connection.execute_wrappers == own
+            assert of_replicas(connection) == own
             connection.close()
             connection.execute_wrappers.clear()
             with connection.execute_wrapper(of_another):
                 connection.ensure_connection()
-            assert connection.execute_wrappers == own
+            assert of_replicas(connection) == own
+            assert of_another not in connection.execute_wrappers
 
     def test_what_a_block_starts_has_seen_the_same(self, replica: Standby) -> None:
         """In work of its own, in which nothing was seen before the block."""
