@@ -44,12 +44,14 @@ def test_writers_who_know_old_maps_lose_nothing_and_write_nothing_astray() -> No
         for each in writers:
             assert each.stdout is not None
             assert each.stdout.readline() == "ready\n"
+        first, *others, _ = random.Random(1).sample(keys, len(keys))  # the last one stays
+        assign("bank", first, new)  # none of them knows, however fast they are
+        moved = {first}
         for each in writers:
             assert each.stdin is not None
             each.stdin.write("go\n")
             each.stdin.flush()
-        moved = set()
-        for key in random.Random(1).sample(keys, len(keys)):
+        for key in others:
             try:
                 assign("bank", key, new)
                 moved.add(key)
@@ -66,8 +68,6 @@ def test_writers_who_know_old_maps_lose_nothing_and_write_nothing_astray() -> No
         assert {key for key in keys if shard_for(key) == new} == moved
         assert found[new] == moved
         assert found[home] == set(keys) - moved
-        assert moved
-        assert found[home]  # else the race was none
 
 
 def test_of_two_processes_that_give_one_key_one_wins_and_the_other_is_told() -> None:
