@@ -1,6 +1,9 @@
 -- The guards raise SQLSTATEs of a class of their own: DL001 changed, DL002 unbalanced, DL003 by
 -- hand. A refusal (too little money, say) is no error but the answer `refusal`, so that it does
 -- not break the transaction it happens in.
+--
+-- They read single rows by their keys and keep their plans, so that a plan made while the tables
+-- were small would read all of a table for ever after: none may read one from end to end.
 CREATE OR REPLACE FUNCTION dbpatterns_ledger_stay() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'UPDATE' AND TG_TABLE_NAME = 'dbpatterns_ledger_transfer' THEN
@@ -15,12 +18,12 @@ BEGIN
         USING ERRCODE = 'DL001', HINT = 'Correct a transfer by reversing it.';
 END $$;
 
-CREATE OR REPLACE FUNCTION dbpatterns_ledger_balance() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION dbpatterns_ledger_balance() RETURNS trigger LANGUAGE plpgsql
+    SET enable_seqscan = off AS $$
 DECLARE
     wrong bigint;
 BEGIN
-    -- A subquery and not a join: the plan is kept, and a join planned while the table of transfers
-    -- was small would read all of it for ever.
+    -- A subquery and not a join, which may hash the table of transfers.
     SELECT transfer_id INTO wrong FROM inserted AS entry
         GROUP BY transfer_id
         HAVING sum(amount) <> 0 OR count(*) <> 2 OR NOT coalesce(bool_and((
@@ -89,7 +92,7 @@ CREATE OR REPLACE FUNCTION dbpatterns_ledger_move(
     OUT made_currency text,
     OUT made_at dbpatterns_ledger_transfer.created_at%TYPE,
     OUT made_until dbpatterns_ledger_transfer.expires_at%TYPE
-) LANGUAGE plpgsql AS $$
+) LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
     source dbpatterns_ledger_account;
     destination dbpatterns_ledger_account;
@@ -232,7 +235,7 @@ CREATE OR REPLACE FUNCTION dbpatterns_ledger_end(
     OUT refusal text,
     OUT facts jsonb,
     OUT made dbpatterns_ledger_transfer
-) LANGUAGE plpgsql AS $$
+) LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
     source dbpatterns_ledger_account;
     destination dbpatterns_ledger_account;
