@@ -3,6 +3,8 @@
 `VersionedAdmin` needs `"dbpatterns"` in INSTALLED_APPS for its templates.
 """
 
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from django import forms
@@ -124,12 +126,18 @@ class VersionedAdmin(_ModelAdmin):
         except (StaleObjectError, signing.BadSignature) as error:
             return self._told(request, error, request.get_full_path())
 
+    def action_databases(self) -> Sequence[str]:
+        """Return the databases that an action may write to."""
+        return [router.db_for_write(self.model)]
+
     def response_action(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the action in one transaction, so that one that loses a race has done nothing.
+        """Run the action in a transaction, so that one that loses a race has done nothing.
 
         A page that asks before it deletes gets the versions of the rows it shows.
         """
-        with transaction.atomic(using=router.db_for_write(self.model)):
+        with ExitStack() as stack:
+            for alias in self.action_databases():
+                stack.enter_context(transaction.atomic(using=alias))
             response = super().response_action(*args, **kwargs)
         context = getattr(response, "context_data", None) or {}
         if "deletable_objects" in context:

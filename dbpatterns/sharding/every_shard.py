@@ -93,7 +93,7 @@ class EveryShard(Listed, ShardedQuerySet):
         """Change the rows of each shard; returns how many."""
         if not self._is_spread():
             return super().update(**values)
-        with self._parts() as parts:
+        with self.on_each_shard() as parts:
             return sum(each.update(**values) for each in parts)
 
     def delete(self) -> Any:
@@ -101,10 +101,27 @@ class EveryShard(Listed, ShardedQuerySet):
         if not self._is_spread():
             return super().delete()
         of_model = Counter[str]()
-        with self._parts() as parts:
+        with self.on_each_shard() as parts:
             for each in parts:
                 of_model.update(each.delete()[1])
         return of_model.total(), dict(of_model)
+
+    @contextmanager
+    def on_each_shard(self) -> Iterator[list["EveryShard"]]:
+        """Hold a transaction on each shard; yields the rows of each as querysets of their shard.
+
+        Raises: UncoveredWrite.
+        """
+        if not self._is_spread():
+            yield [self]
+            return
+        aliases = enter_all(self.model._meta.label, shards_of(self.query))
+        for alias in aliases:
+            refuse_uncovered(self.model._meta.label, alias)
+        with ExitStack() as stack:
+            for alias in aliases:
+                stack.enter_context(transaction.atomic(using=alias))
+            yield [self.using(alias) for alias in aliases]
 
     def _asked(self, ask: Callable[[FanOut], T]) -> T:
         """Ask all shards; those that did not answer are told, or are an error."""
@@ -121,17 +138,6 @@ class EveryShard(Listed, ShardedQuerySet):
     def _is_spread(self) -> bool:
         is_placed = self._db or "shard" in self._hints or "instance" in self._hints
         return not is_placed and current_shard() is None
-
-    @contextmanager
-    def _parts(self) -> Iterator[list["EveryShard"]]:
-        """Hold a transaction on each shard; yields the rows of each."""
-        aliases = enter_all(self.model._meta.label, shards_of(self.query))
-        for alias in aliases:
-            refuse_uncovered(self.model._meta.label, alias)
-        with ExitStack() as stack:
-            for alias in aliases:
-                stack.enter_context(transaction.atomic(using=alias))
-            yield [self.using(alias) for alias in aliases]
 
 
 @cache

@@ -8,7 +8,7 @@ alone. So the page runs in a block of the row's shard, which the router knows of
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -109,16 +109,26 @@ class ShardedAdmin(ShardedRows, _ModelAdmin):
         alias = self._shard_of(request, object_id)
         return _on(alias, lambda: view(request, object_id, extra_context))
 
+    def action_databases(self) -> Sequence[str]:
+        """Return the databases that an action may write to; for a VersionedAdmin behind this."""
+        here = current_shard()
+        return tuple(shards()) if here is None else (here,)
+
     def response_action(
         self, request: HttpRequest, queryset: Any, *args: Any, **kwargs: Any
     ) -> Any:
         """Run an action; in a transaction on each shard, if the request is in one."""
-        here = current_shard()
         with ExitStack() as stack:
-            for alias in shards() if here is None else (here,):
+            for alias in self.action_databases():
                 if open_elsewhere(alias):  # by ATOMIC_REQUESTS, which covers no shard
                     stack.enter_context(transaction.atomic(using=alias))
             return super().response_action(request, queryset, *args, **kwargs)
+
+    def delete_queryset(self, request: HttpRequest, queryset: Any) -> None:
+        """Delete rows on each shard, all or none."""
+        with every_shard(queryset).on_each_shard() as parts:
+            for part in parts:
+                super().delete_queryset(request, part)
 
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
         """Return what goes with rows of several shards, shard by shard."""

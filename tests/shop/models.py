@@ -1,12 +1,15 @@
 """Buyers and their orders, which lie together by the buyer; countries are everywhere."""
 
 import uuid
+from typing import Any
 
 from django.db import models
 
+from dbpatterns.optimistic.models import VersionedModel, VersionedQuerySet
 from dbpatterns.sharding import ReferenceModel, ShardedModel
+from dbpatterns.sharding.querysets import ShardedManager, ShardedQuerySet
 
-__all__ = ["Buyer", "Country", "Line", "Mark", "Marking", "Order", "Regular", "Sale"]
+__all__ = ["Buyer", "Country", "Line", "Mark", "Marking", "Order", "Regular", "Sale", "Ticket"]
 
 
 class Country(ReferenceModel):
@@ -113,3 +116,22 @@ class Sale(ShardedModel):
 
     def __str__(self) -> str:
         return f"{self.price}"
+
+
+class TicketQuerySet(ShardedQuerySet, VersionedQuerySet[Any]):
+    """Finds the shard, and raises the version there."""
+
+
+class Ticket(ShardedModel, VersionedModel):
+    """What several people work on: on its buyer's shard, and written as it was read or not."""
+
+    shard_key = "buyer"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    buyer = models.ForeignKey(Buyer, models.CASCADE, related_name="+")
+    text = models.CharField(max_length=30)
+
+    objects = ShardedManager.from_queryset(TicketQuerySet)()
+
+    def __str__(self) -> str:
+        return self.text
