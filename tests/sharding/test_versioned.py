@@ -13,7 +13,7 @@ from django.urls import path, reverse
 
 from dbpatterns.optimistic.admin import VersionedAdmin
 from dbpatterns.optimistic.errors import StaleObjectError
-from dbpatterns.sharding import shard_for
+from dbpatterns.sharding import shard, shard_for
 from dbpatterns.sharding.every_shard import every_shard
 from dbpatterns.sharding.sharded_admin import ShardedAdmin
 from tests.sharding.support import BUYERS
@@ -175,6 +175,19 @@ class TestAdmin:
         sent["signed_versions"] = page.context["signed_versions"]
         staff.post(url("changelist"), sent)
         assert not Ticket.objects.fanout().exists()
+
+    @pytest.mark.parametrize("action", ["close_all", "delete_selected"])
+    def test_in_a_request_of_one_shard_no_other_hears_of_it(
+        self, staff: Client, tickets: list[Ticket], action: str
+    ) -> None:
+        sent = self.chosen(tickets[:1], action)
+        with shard(ONE), CaptureQueriesContext(connections[shard_for(OTHER)]) as heard:
+            page = staff.post(url("changelist"), sent)
+            if action == "delete_selected":
+                versions = {"post": "yes", "signed_versions": page.context["signed_versions"]}
+                staff.post(url("changelist"), sent | versions)
+        assert [each["sql"] for each in heard] == []
+        assert Ticket.objects.filter(buyer=ONE, text="new").count() == 0
 
     def test_a_row_is_deleted_as_it_was_shown(self, staff: Client, tickets: list[Ticket]) -> None:
         asked = staff.get(url("delete", tickets[0].pk))["Location"]
