@@ -10,6 +10,9 @@ have half of the cores, the writer and its session the other half, so that what 
 batch does to them in the server and not the cores it takes. A writer that makes no savepoints is
 shown too, and what PostgreSQL looked up for savepoints.
 
+The naive peer keeps a balance and writes one row for each payment. "The same rows by the ORM" are
+those of a transfer, with the ledger's models and under its guards.
+
 "Prepared" is Django with `server_side_binding` and `prepare_threshold` among its OPTIONS. The least
 call is a function that inserts one row of one number: no transfer from Django can cost less.
 """
@@ -33,7 +36,7 @@ from django.db import connection, connections, transaction
 from benchmarks.measuring import Bar, row
 from dbpatterns.ledger.batches import SAVEPOINTS, Payment, pay_batch
 from dbpatterns.ledger.hot_accounts import Batcher
-from dbpatterns.ledger.models import Account
+from dbpatterns.ledger.models import Account, Entry, Transfer
 from dbpatterns.ledger.slots import Slots
 from dbpatterns.ledger.transfers import transfer
 from dbpatterns.ledger.verification import verify_ledger
@@ -106,6 +109,7 @@ def _transfers(workers: int, pair: Callable[[], tuple[int, int]]) -> list[Row]:
     races = {
         "ours": _processes(workers, _ours(pair)),
         "naive": _processes(workers, _naive(pair)),
+        "same rows": _processes(workers, _same_rows(pair)),
         **_pgbench(workers),
     }
     if _is_server():
@@ -134,6 +138,7 @@ def _transfers(workers: int, pair: Callable[[], tuple[int, int]]) -> list[Row]:
         )
         for words, peer, limit in judged
     ]
+    made[0]["also"] = f"{_ratio(rates, 'ours', 'same rows'):.2f} times the same rows by the ORM"
     if _is_server():
         made.append(
             row(
@@ -425,6 +430,42 @@ def _naive(pair: Callable[[], tuple[int, int]]) -> Step:
             source.save()
             destination.save()
             payments.objects.create(source=source, destination=destination, amount=1)
+        return 1
+
+    return step
+
+
+def _same_rows(pair: Callable[[], tuple[int, int]]) -> Step:
+    """Write by the ORM what a transfer writes, with the ledger's models and its guards."""
+
+    def step() -> int:
+        sides = dict(zip(pair(), (-1, 1), strict=True))
+        with transaction.atomic():
+            locked = [Account.objects.select_for_update().get(pk=each) for each in sorted(sides)]
+            source_id, destination_id = sides
+            made = Transfer.objects.create(
+                source_id=source_id,
+                destination_id=destination_id,
+                amount=1,
+                posted_amount=1,
+                currency="EUR",
+                status=Transfer.Status.POSTED,
+            )
+            entries = []
+            for account in locked:
+                amount = sides[account.pk]
+                balance, version = account.balance + amount, account.version + 1
+                Account.objects.filter(pk=account.pk).update(balance=balance, version=version)
+                entries.append(
+                    Entry(
+                        transfer=made,
+                        account=account,
+                        account_version=version,
+                        amount=amount,
+                        balance_after=balance,
+                    )
+                )
+            Entry.objects.bulk_create(entries)
         return 1
 
     return step
