@@ -6,7 +6,8 @@ from django.db import models
 
 from dbpatterns.sharding.keys import key_of
 from dbpatterns.sharding.lookups import claimed
-from dbpatterns.sharding.querysets import ShardedManager, place, refuse_other_key
+from dbpatterns.sharding.placing import place, refuse_other_key
+from dbpatterns.sharding.querysets import ShardedManager
 from dbpatterns.sharding.replicas import primary_of
 from dbpatterns.sharding.stale import rerouted
 

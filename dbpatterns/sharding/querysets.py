@@ -14,15 +14,10 @@ from django.db import models, router, transaction
 from dbpatterns.errors import UsageError
 from dbpatterns.sharding.context import current_shard, enter
 from dbpatterns.sharding.covering import refuse_uncovered
-from dbpatterns.sharding.errors import (
-    CrossShardError,
-    ShardKeyChanged,
-    ShardKeyRequired,
-    WrongShard,
-)
-from dbpatterns.sharding.fields import home_by_lot
-from dbpatterns.sharding.keys import home_of, key_field, key_of
+from dbpatterns.sharding.errors import CrossShardError, ShardKeyRequired
+from dbpatterns.sharding.keys import key_field, key_of
 from dbpatterns.sharding.lookups import claimed, indexes_of, shards_by_lookup
+from dbpatterns.sharding.placing import inner_queries, place, place_uncovered, refuse_other_key
 from dbpatterns.sharding.plain_queries import plain_shards
 from dbpatterns.sharding.replicas import for_reading
 from dbpatterns.sharding.routing import refuse_foreign, shards_of
@@ -32,77 +27,7 @@ from dbpatterns.sharding.stale import rerouted
 if TYPE_CHECKING:
     from dbpatterns.sharding.fanout import FanOut
 
-__all__ = ["ShardedManager", "ShardedQuerySet", "place", "refuse_other_key"]
-
-
-def place(
-    instance: models.Model, using: str | None, *, near: str | None = None, by_lot: bool = True
-) -> str:
-    """Return where to write an instance: its home by the map; `using` if it names none.
-
-    `near` is where the code around works, for a row that says nothing. A new row that is its own
-    key and has none gets one `by_lot`.
-
-    Raises: WrongShard: `using` is another. ShardKeyRequired: nothing says where.
-        CrossShardError: one of its values is an inner query on another shard. UncoveredWrite:
-            another database alone has a transaction open.
-    """
-    home = _place(instance, using, near=near, by_lot=by_lot)
-    refuse_uncovered(type(instance)._meta.label, home)
-    return home
-
-
-def _place(
-    instance: models.Model, using: str | None, *, near: str | None, by_lot: bool = True
-) -> str:
-    home = home_of(instance)
-    if home is None and by_lot:
-        home = home_by_lot(instance, using or near or current_shard())
-    model = type(instance)._meta.label
-    if home is None:
-        home = using or near or instance._state.db or current_shard()
-        if home is None:
-            key = key_field(type(instance)).attname
-            raise ShardKeyRequired(model, key, why="this row has none")
-    elif using is not None and using != home:
-        raise WrongShard(model, key_of(instance), shard=using, home=home)
-    if using is None:
-        _refuse_foreign_values(instance, home)
-    return enter(model, home)
-
-
-def refuse_other_key(instance: models.Model) -> None:
-    """Refuse to write a row that was read under another key.
-
-    A query when it was read without its key and has one now.
-    Raises: ShardKeyChanged.
-    """
-    after = key_of(instance)
-    if instance._state.adding or after is None:
-        return
-    field = key_field(type(instance))
-    before, there = getattr(instance._state, "shard_key", None), instance._state.db
-    if before is None:
-        if there is None:
-            return
-        rows = type(instance)._base_manager.using(there).filter(pk=instance.pk)
-        found = list(rows.values_list(field.attname, flat=True))
-        if not found:
-            return  # nothing is there that could be left behind
-        before = found[0]
-        if before is None and home_of(instance) == there:
-            return  # a row without a key gets one, and is in its place
-    if after != before:
-        raise ShardKeyChanged(instance._meta.label, field.name, before=before, after=after)
-
-
-def _refuse_foreign_values(instance: models.Model, alias: str) -> None:
-    columns = (each.attname for each in instance._meta.concrete_fields)
-    given = {f"new_{name}": instance.__dict__.get(name) for name in columns}
-    asking = {name: value for name, value in given.items() if _asks(value)}
-    if asking:
-        rows = type(instance)._base_manager.using(alias).annotate(**asking)
-        refuse_foreign(rows.query, alias, is_pinned=False)
+__all__ = ["ShardedManager", "ShardedQuerySet"]
 
 
 class ShardedQuerySet(models.QuerySet[Any]):
@@ -276,7 +201,7 @@ class ShardedQuerySet(models.QuerySet[Any]):
         if "claimed" not in self._hints:
             self._refuse_indexed(values, "its entry is made before the row is written")
         self._for_write = True
-        asking = {f"new_{name}": each for name, each in values.items() if _asks(each)}
+        asking = inner_queries(values)
         here = self.using(self.annotate(**asking).db) if asking else self
         return super(ShardedQuerySet, here).update(**values)
 
@@ -330,7 +255,7 @@ class ShardedQuerySet(models.QuerySet[Any]):
         """
         parts: dict[str, list[Any]] = {}
         for each in rows:
-            parts.setdefault(_place(each, self._db, near=self._hinted()), []).append(each)
+            parts.setdefault(place_uncovered(each, self._db, near=self._hinted()), []).append(each)
         for alias in parts:
             refuse_uncovered(self.model._meta.label, alias)
         return dict(sorted(parts.items()))
@@ -358,14 +283,6 @@ class ShardedQuerySet(models.QuerySet[Any]):
                 f"{self.model._meta.label}.{field.name} is the shard key, and a row never changes "
                 "it: create a row under the new key and delete the old one."
             )
-
-
-def _asks(value: Any) -> bool:
-    """Tell whether a new value is the answer of an inner query, which has a shard of its own."""
-    if isinstance(value, models.Subquery | models.QuerySet):
-        return True
-    inner = getattr(value, "get_source_expressions", None)
-    return inner is not None and any(map(_asks, inner()))
 
 
 class ShardedManager(models.Manager.from_queryset(ShardedQuerySet)):  # type: ignore[misc]

@@ -11,7 +11,7 @@ from dbpatterns.sharding.errors import (
     ShardKeyRequired,
     WrongShard,
 )
-from dbpatterns.sharding.querysets import place
+from dbpatterns.sharding.placing import place
 from tests.sharding.operations import ONE, OTHER, SAME
 from tests.shop.models import Line, Order
 
