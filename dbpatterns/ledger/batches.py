@@ -13,62 +13,24 @@ A batch that was killed is started again with the same keys: what was made is re
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-from django.db import InterfaceError, OperationalError, connections, transaction
+from django.db import OperationalError, connections, transaction
 
 from dbpatterns import telemetry
 from dbpatterns.errors import UsageError
 from dbpatterns.ledger import errors
+from dbpatterns.ledger.batch_results import BatchResult, Item, ItemResult
 from dbpatterns.ledger.booking import Booking, Payment, Sheet, account_id
+from dbpatterns.ledger.item_batches import bisect, with_savepoints
 from dbpatterns.ledger.posting import KeyTaken, in_transaction, load_sheet, write
-from dbpatterns.ledger.transfers import database_of, transfer
-from dbpatterns.transactions.running import KEPT_IN_MEMORY, savepoints_made
+from dbpatterns.ledger.transfers import database_of
 
 __all__ = ["SAVEPOINTS", "BatchResult", "Item", "ItemResult", "Payment", "pay_batch"]
 
 SAVEPOINTS = 50
 """Items of one transaction with savepoints: from 65 on, every reader of the server is slowed."""
-
-Item = Payment | Callable[[], Any]
-"""A payment, or work of your own that "bisect" and "savepoint" run in a transaction."""
-
-
-@dataclass(frozen=True, slots=True)
-class ItemResult:
-    """What became of one item."""
-
-    code: str
-    """"made", "replayed", or the `code` of the refusal; "failed" for work that raised."""
-    transfer: int | None = None
-    """The id of the transfer."""
-    error: Exception | None = None
-    value: Any = field(default=None, compare=False)
-    """What a function of yours returned."""
-
-    @property
-    def is_made(self) -> bool:
-        """Whether the money moved, now or under the same key before."""
-        return self.error is None
-
-
-@dataclass(frozen=True, slots=True)
-class BatchResult:
-    """A result for each item, in the order given."""
-
-    results: Sequence[ItemResult]
-
-    @property
-    def made(self) -> int:
-        """How many were made, now or before."""
-        return sum(each.is_made for each in self.results)
-
-    @property
-    def refused(self) -> int:
-        """How many were not."""
-        return len(self.results) - self.made
 
 
 def pay_batch(
@@ -103,9 +65,9 @@ def pay_batch(
         if strategy == "set":
             results += _set(alias, part, on_error)  # type: ignore[arg-type]  # checked above
         elif strategy == "bisect":
-            results += _bisect(alias, part)
+            results += bisect(alias, part)
         else:
-            results += _savepoints(alias, part)
+            results += with_savepoints(alias, part)
     made = BatchResult(results)
     if telemetry.is_heard():
         facts = {"items": len(items), "refused": made.refused, "strategy": strategy}
@@ -233,82 +195,3 @@ def _result(outcome: Outcome) -> ItemResult:
         return ItemResult(outcome.code, error=outcome)
     booking, is_replay = outcome
     return ItemResult("replayed" if is_replay else "made", booking.id)
-
-
-def _bisect(alias: str, items: Sequence[Item]) -> list[ItemResult]:
-    results: list[ItemResult] = []
-    while left := items[len(results) :]:
-        made: list[ItemResult] = []
-        try:
-            with transaction.atomic(using=alias):
-                room = _Room(alias)
-                for each in left:
-                    made.append(_run(alias, each))
-                    if room.is_used_up():
-                        break
-        except (OperationalError, InterfaceError):
-            raise  # the server's trouble, which halving would only repeat
-        except Exception as error:
-            half = len(left) // 2
-            if not half:
-                made = [_failure(error)]
-            else:
-                made = _bisect(alias, left[:half]) + _bisect(alias, left[half:])
-        results += made
-    return results
-
-
-def _savepoints(alias: str, items: Sequence[Item]) -> list[ItemResult]:
-    results: list[ItemResult] = []
-    while left := items[len(results) :]:
-        with transaction.atomic(using=alias):
-            room = _Room(alias)
-            for each in left:
-                try:
-                    with transaction.atomic(using=alias):
-                        results.append(_run(alias, each))
-                except (OperationalError, InterfaceError):
-                    raise
-                except Exception as error:
-                    results.append(_failure(error))
-                if room.is_used_up():
-                    break
-    return results
-
-
-class _Room:
-    """What a transaction has left for savepoints, those of the items' own code included."""
-
-    def __init__(self, alias: str) -> None:
-        self._connection = connections[alias]
-        self._first = self._last = savepoints_made(self._connection)
-        self._most = 0
-
-    def is_used_up(self) -> bool:
-        """Tell, after an item, whether another as large as the largest is one too many."""
-        made = savepoints_made(self._connection)
-        self._most = max(self._most, made - self._last)
-        self._last = made
-        return made - self._first + self._most > KEPT_IN_MEMORY
-
-
-def _run(alias: str, item: Item) -> ItemResult:
-    if not isinstance(item, Payment):
-        return ItemResult("made", value=item())
-    made = transfer(
-        item.source,
-        item.destination,
-        item.amount,
-        currency=item.currency,
-        idempotency_key=item.idempotency_key,
-        pending=item.pending,
-        expires_in=item.expires_in,
-        reference=item.reference,
-        using=alias,
-    )
-    return ItemResult("replayed" if made.is_replay else "made", made.pk)
-
-
-def _failure(error: Exception) -> ItemResult:
-    code = error.code if isinstance(error, errors.TransferError) else "failed"
-    return ItemResult(code, error=error)
