@@ -146,8 +146,19 @@ class ShardedAdmin(ShardedRows, _ModelAdmin):
         return rows, counts, needed, protected
 
     def check(self, **kwargs: Any) -> Any:
-        """Refuse `list_editable`, whose rows Django saves in one transaction of one database."""
+        """Refuse what would work on one database: `list_editable`, and a base before this one."""
         found = list(super().check(**kwargs))
+        for each in type(self).__mro__[: type(self).__mro__.index(ShardedAdmin)]:
+            if issubclass(each, admin.ModelAdmin) and not issubclass(each, ShardedAdmin):
+                found.append(
+                    checks.Error(
+                        f"{type(self).__name__} derives from {each.__name__} before ShardedAdmin, "
+                        "so that it looks for one database before there is a shard.",
+                        hint="Name ShardedAdmin first.",
+                        obj=type(self),
+                        id="dbpatterns_sharding.E023",
+                    )
+                )
         if self.list_editable:
             found.append(
                 checks.Error(

@@ -197,3 +197,11 @@ class TestAdmin:
         asked = staff.get(url("delete", tickets[0].pk))["Location"]
         staff.post(asked, {"post": "yes"})
         assert not Ticket.objects.filter(buyer=ONE).exists()
+
+
+def test_the_admin_of_shards_comes_first() -> None:
+    class Turned(VersionedAdmin, ShardedAdmin):
+        pass
+
+    assert [each.id for each in Turned(Ticket, site).check()] == ["dbpatterns_sharding.E023"]
+    assert TicketAdmin(Ticket, site).check() == []
