@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dbpatterns.sharding.fields import ShardedIdField, ShardedUUIDField
     from dbpatterns.sharding.lookups import LookupIndex
     from dbpatterns.sharding.querysets import ShardedManager, ShardedQuerySet
-    from dbpatterns.sharding.reference import ReferenceModel
+    from dbpatterns.sharding.reference import ReferenceModel, on_every_shard
     from dbpatterns.sharding.replicas import replica_reads
     from dbpatterns.sharding.router import ShardRouter
     from dbpatterns.sharding.shard_map import shard_for, shards
@@ -28,6 +28,7 @@ __all__ = [
     "ShardedQuerySet",
     "ShardedUUIDField",
     "current_shard",
+    "on_every_shard",
     "replica_reads",
     "shard",
     "shard_for",
@@ -45,6 +46,7 @@ _MODULES = {
     "ShardedQuerySet": "querysets",
     "ShardedUUIDField": "fields",
     "current_shard": "context",
+    "on_every_shard": "reference",
     "replica_reads": "replicas",
     "shard": "context",
     "shard_for": "shard_map",

@@ -13,15 +13,17 @@ from dbpatterns.transactions import in_transaction
 
 __all__ = ["open_elsewhere", "refuse_uncovered"]
 
+ON_ITS_SHARD = "on the shard too, `with transaction.atomic(using=shard_for(key))"
 
-def refuse_uncovered(model: str, alias: str) -> None:
+
+def refuse_uncovered(model: str, alias: str, remedy: str = ON_ITS_SHARD) -> None:
     """Refuse a write to a shard without a transaction, while another database has one open.
 
     Raises: UncoveredWrite.
     """
     open_on = open_elsewhere(alias)
     if open_on:
-        raise UncoveredWrite(model, shard=alias, open_on=open_on)
+        raise UncoveredWrite(model, shard=alias, open_on=open_on, remedy=remedy)
 
 
 def open_elsewhere(alias: str) -> list[str]:

@@ -71,12 +71,12 @@ class ShardKeyChanged(UsageError):
 class UncoveredWrite(UsageError):
     """A row was to be written to a shard within a transaction of another database alone."""
 
-    def __init__(self, model: str, *, shard: str, open_on: Iterable[str]) -> None:
+    def __init__(self, model: str, *, shard: str, open_on: Iterable[str], remedy: str) -> None:
         self.model, self.shard, self.open_on = model, shard, tuple(open_on)
         super().__init__(
             f"{model} was to be written to {shard!r} within a transaction on "
             f"{', '.join(map(repr, self.open_on))}, whose rollback would leave it there: open one "
-            "on the shard too, `with transaction.atomic(using=shard_for(key)):`, or write outside."
+            f"{remedy}:`, or write outside."
         )
 
 

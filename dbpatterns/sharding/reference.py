@@ -3,7 +3,8 @@
     class Currency(ReferenceModel):
         code = models.CharField(max_length=3, primary_key=True)
 
-Read from any shard; written to all of them, or to none.
+Read from any shard; written to all of them, or to none. So a write within a transaction that is
+not on all of them is refused.
 """
 
 from collections.abc import Iterator
@@ -13,10 +14,12 @@ from typing import Any, ClassVar, Self
 from django.db import models, transaction
 
 from dbpatterns.sharding.context import current_shard
+from dbpatterns.sharding.covering import refuse_uncovered
 from dbpatterns.sharding.replicas import for_reading, primary_of
 from dbpatterns.sharding.shard_map import shards
 
 __all__ = ["ReferenceManager", "ReferenceModel", "ReferenceQuerySet", "is_reference"]
+__all__ += ["on_every_shard"]
 
 
 def is_reference(model: type[models.Model]) -> bool:
@@ -25,8 +28,12 @@ def is_reference(model: type[models.Model]) -> bool:
 
 
 @contextmanager
-def _on_all() -> Iterator[tuple[str, ...]]:
+def on_every_shard() -> Iterator[tuple[str, ...]]:
     """Hold one transaction on each shard; they are committed together, or undone together.
+
+        with on_every_shard():
+            Currency.objects.create(code="EUR")
+            Currency.objects.filter(code="DEM").delete()
 
     A server that is lost between two of the commits leaves the shards different: write the row
     once more.
@@ -35,6 +42,14 @@ def _on_all() -> Iterator[tuple[str, ...]]:
         for alias in shards():
             stack.enter_context(transaction.atomic(using=alias))
         yield shards()
+
+
+@contextmanager
+def _covered(model: type[models.Model]) -> Iterator[tuple[str, ...]]:
+    for alias in shards():
+        refuse_uncovered(model._meta.label, alias, "on each shard, `with on_every_shard()")
+    with on_every_shard() as aliases:
+        yield aliases
 
 
 class ReferenceQuerySet(models.QuerySet[Any]):
@@ -65,6 +80,13 @@ class ReferenceQuerySet(models.QuerySet[Any]):
         """As Django's, on every shard; a row that one lacks is made there."""
         return self._everywhere("update_or_create", defaults, create_defaults, **values)
 
+    def get_or_create(self, defaults: Any = None, **values: Any) -> Any:
+        """As Django's; the row is looked for on one shard, and made on every."""
+        if self._db:
+            return super().get_or_create(defaults, **values)
+        with _covered(self.model):
+            return super().get_or_create(defaults, **values)
+
     def update(self, **values: Any) -> int:
         """Change rows on every shard; returns the rows of one."""
         found: int = self._everywhere("update", **values)
@@ -77,7 +99,7 @@ class ReferenceQuerySet(models.QuerySet[Any]):
     def _everywhere(self, method: str, *args: Any, **options: Any) -> Any:
         if self._db:
             return getattr(super(), method)(*args, **options)
-        with _on_all() as aliases:
+        with _covered(self.model) as aliases:
             answers = [
                 getattr(super(ReferenceQuerySet, self.using(alias)), method)(*args, **options)
                 for alias in aliases
@@ -113,12 +135,15 @@ class ReferenceModel(models.Model):
         base_manager_name = "objects"
 
     def save(self, *, using: str | None = None, **options: Any) -> None:
-        """Save to every shard in one go; `using` for one alone, to mend it."""
+        """Save to every shard in one go; `using` for one alone, to mend it.
+
+        Raises: UncoveredWrite: a database has a transaction open, and one of the shards none.
+        """
         if using is not None:
             super().save(using=using, **options)
             return
         was_new = self._state.adding
-        with _on_all() as aliases:
+        with _covered(type(self)) as aliases:
             for alias in aliases:
                 self._state.adding = was_new
                 super().save(using=alias, **options)
@@ -128,7 +153,7 @@ class ReferenceModel(models.Model):
         if using is not None:
             return super().delete(using=using, keep_parents=keep_parents)
         key = self.pk
-        with _on_all() as aliases:
+        with _covered(type(self)) as aliases:
             for alias in aliases:
                 self.pk = key
                 deleted = super().delete(using=alias, keep_parents=keep_parents)

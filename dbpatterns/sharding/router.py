@@ -14,6 +14,7 @@ from dbpatterns.errors import ConfigurationError, UsageError
 from dbpatterns.sharding.conf import ShardingSettings
 from dbpatterns.sharding.context import current_shard
 from dbpatterns.sharding.keys import home_of, is_sharded
+from dbpatterns.sharding.reference import is_reference
 
 __all__ = ["ShardRouter"]
 
@@ -74,6 +75,11 @@ class ShardRouter:
         alias = current_shard()
         if alias is not None:
             return alias
+        if is_reference(model):
+            raise UsageError(
+                f"{model._meta.label} is on every shard, and one transaction is on one: write it "
+                "by its manager or save(), within on_every_shard(), or in a ReferenceAdmin."
+            )
         raise UsageError(
             f"{model._meta.label} is sharded and this query does not say where: use "
             f"{model.__name__}.objects.using(shard_for(key)), save(using=…) or a related manager."

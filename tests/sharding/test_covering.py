@@ -11,14 +11,14 @@ from django.http import HttpRequest, HttpResponse
 from django.test import Client
 from django.urls import path
 
-from dbpatterns.sharding import shards
+from dbpatterns.sharding import on_every_shard, shards
 from dbpatterns.sharding.errors import UncoveredWrite
 from dbpatterns.sharding.shard_map import first_map
 from dbpatterns.transactions import atomic
 from tests.sharding.operations import ONE, OTHER
 from tests.sharding.support import contents
 from tests.shop import models as shop
-from tests.shop.models import Buyer, Line, Order
+from tests.shop.models import Buyer, Country, Line, Order
 
 in_test = pytest.mark.django_db(databases="__all__")
 committed = pytest.mark.django_db(transaction=True, databases="__all__")
@@ -126,6 +126,74 @@ def test_rows_of_two_shards_need_a_block_on_each() -> None:
         for alias in ("default", *shards()):
             blocks.enter_context(transaction.atomic(using=alias))
         write()
+
+
+def italy() -> Country:
+    found: Country = Country.objects.get(code="IT")
+    return found
+
+
+def of_all(write: Callable[[list[Country]], object]) -> None:
+    rows = list(Country.objects.all())
+    rows[0].name = "new"
+    write(rows[:1])
+
+
+REFERENCE_WRITES: dict[str, Callable[[], object]] = {
+    "save of a new row": lambda: Country(code="ES").save(),
+    "save of a row": lambda: of_all(lambda rows: rows[0].save()),
+    "create": lambda: Country.objects.create(code="ES"),
+    "get_or_create": lambda: Country.objects.get_or_create(code="ES"),
+    "update_or_create": lambda: Country.objects.update_or_create({"name": "new"}, code="IT"),
+    "bulk_create": lambda: Country.objects.bulk_create([Country(code="ES")]),
+    "bulk_update": lambda: of_all(lambda rows: Country.objects.bulk_update(rows, ["name"])),
+    "update": lambda: Country.objects.filter(code="IT").update(name="new"),
+    "delete of a row": lambda: italy().delete(),
+    "delete of a queryset": lambda: Country.objects.filter(code="IT").delete(),
+}
+
+
+def countries() -> list[list[tuple[str, str]]]:
+    """Read the table of each shard."""
+    return [
+        list(Country.objects.using(alias).order_by("code").values_list("code", "name"))
+        for alias in shards()
+    ]
+
+
+@committed
+def test_past_the_package_shards_differ_once_one_of_them_rolls_back() -> None:
+    with transaction.atomic(using=HOME):
+        for alias in shards():
+            Country(code="IT").save_base(using=alias)
+        transaction.set_rollback(True, using=HOME)
+    assert [len(each) for each in countries()] == [int(alias != HOME) for alias in shards()]
+
+
+@committed
+@pytest.mark.parametrize("write", REFERENCE_WRITES.values(), ids=REFERENCE_WRITES)
+def test_a_write_to_every_shard_needs_a_block_on_each_if_there_is_any(
+    write: Callable[[], object],
+) -> None:
+    Country.objects.create(code="IT", name="Italy")
+    before = countries()
+    for block in ("default", HOME, AWAY):
+        with (
+            pytest.raises(UncoveredWrite, match=rf"on '{block}'.*on_every_shard\(\)"),
+            transaction.atomic(using=block),
+        ):
+            write()
+        assert countries() == before
+    with on_every_shard():
+        write()
+        for alias in shards():
+            transaction.set_rollback(True, using=alias)
+    assert countries() == before
+    with transaction.atomic(), on_every_shard():
+        write()
+    after = countries()
+    assert after[0] != before[0]
+    assert all(each == after[0] for each in after)
 
 
 @committed
