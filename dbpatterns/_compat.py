@@ -1,13 +1,17 @@
 """The only module that touches private names of Django; each says when it can go."""
 
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from django.apps import apps
 from django.db import connections
 from django.db.models import Model, QuerySet, TextField
 from django.db.models.query import RawQuerySet
 
-__all__ = ["UpsertQuerySet", "hinted_instance", "loaded_rows"]
+if TYPE_CHECKING:
+    from django.contrib.admin import ModelAdmin
+
+__all__ = ["UpsertQuerySet", "hinted_instance", "loaded_rows", "model_admins"]
 
 M = TypeVar("M", bound=Model)
 
@@ -71,3 +75,16 @@ def loaded_rows(queryset: "QuerySet[Any]") -> list[Any] | None:
     version of Django tells whether a queryset has been evaluated.
     """
     return queryset._result_cache
+
+
+def model_admins() -> "Iterator[ModelAdmin[Any]]":
+    """Yield what is registered with any admin site; nothing if there is no admin.
+
+    Reads `all_sites` and `AdminSite._registry` (5.2 to 6.1), as the admin's own checks do. Can go
+    when Django lists the sites, or lets checks be added to a ModelAdmin.
+    """
+    if apps.is_installed("django.contrib.admin"):
+        from django.contrib.admin.sites import all_sites
+
+        for site in all_sites:
+            yield from site._registry.values()

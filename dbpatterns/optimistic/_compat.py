@@ -6,17 +6,12 @@
 anywhere else costs a second statement. Can go when `save` takes a condition.
 """
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from django.apps import apps
 from django.db import models
 from django.db.models.lookups import Exact
 
-if TYPE_CHECKING:
-    from django.contrib.admin import ModelAdmin
-
-__all__ = ["GuardedSaves", "model_admins", "write_alias"]
+__all__ = ["GuardedSaves", "write_alias"]
 
 
 _PLAIN_LOOKUPS = ("django.db.models.lookups", "django.db.models.fields.related_lookups")
@@ -114,16 +109,3 @@ def write_alias(queryset: "models.QuerySet[Any]") -> str:
     """
     queryset._for_write = True  # type: ignore[attr-defined]
     return queryset.db
-
-
-def model_admins() -> "Iterator[ModelAdmin[Any]]":
-    """Yield what is registered with any admin site; nothing if there is no admin.
-
-    Reads `all_sites` and `AdminSite._registry` (5.2 to 6.1), as the admin's own checks do. Can go
-    when Django lists the sites, or lets checks be added to a ModelAdmin.
-    """
-    if apps.is_installed("django.contrib.admin"):
-        from django.contrib.admin.sites import all_sites
-
-        for site in all_sites:
-            yield from site._registry.values()

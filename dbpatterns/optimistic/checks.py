@@ -7,7 +7,7 @@ from django.apps import AppConfig, apps
 from django.core import checks
 from django.core.exceptions import FieldDoesNotExist
 
-from dbpatterns.optimistic._compat import model_admins
+from dbpatterns._compat import model_admins
 from dbpatterns.optimistic.models import VersionedModel, VersionedQuerySet
 
 __all__ = ["check_versioned_admin", "check_versioned_models"]

@@ -23,13 +23,15 @@ class ShardingConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the checks, guard `migrate`, make the maps after it; serve connections."""
-        from dbpatterns.sharding.checks import check_models, check_sharding  # they read models
+        from dbpatterns.sharding.admin_checks import check_admins  # these read models
+        from dbpatterns.sharding.checks import check_models, check_sharding
         from dbpatterns.sharding.id_clock import add_function
         from dbpatterns.sharding.replicas.watching import watch
 
         checks.register(check_settings)
         checks.register(check_sharding)
         checks.register(check_models)
+        checks.register(check_admins)
         pre_migrate.connect(refuse_broken_settings, dispatch_uid="dbpatterns.sharding")
         post_migrate.connect(_make_maps, sender=self, dispatch_uid="dbpatterns.sharding.maps")
         post_migrate.connect(

@@ -6,24 +6,31 @@ from typing import Any
 import pytest
 from django.apps import apps
 from django.conf import settings
+from django.contrib import admin
+from django.contrib.auth import get_user_model
 from django.core import checks
 from django.db import models
 from django.test import override_settings
 from django.test.utils import isolate_apps
 
 from dbpatterns.sharding import ShardedModel, shards
+from dbpatterns.sharding.admin_checks import check_admins
 from dbpatterns.sharding.checks import check_models, check_sharding, problems_of
 from dbpatterns.sharding.keys import home_of
+from dbpatterns.sharding.reference_admin import ReferenceAdmin
+from dbpatterns.sharding.sharded_admin import ShardedAdmin
+from tests.shop.models import Buyer, Country, Mark, Order
 
 # Django 6.1 asks each SQLite database whether it knows JSON.
 pytestmark = pytest.mark.django_db(databases="__all__")
 ROUTER = "dbpatterns.sharding.ShardRouter"
+TESTS_OWN = {"dbpatterns_sharding.E009", "dbpatterns_sharding.W024"}
 
 
 def found() -> list[str | None]:
-    """Return what is found, but for E009: models of the tests that are in no group just now."""
+    """Return what is found, but for E009 and W024: models and admins of the tests themselves."""
     ids = [each.id for each in checks.run_checks() if "dbpatterns" in (each.id or "")]
-    return [each for each in ids if each != "dbpatterns_sharding.E009"]
+    return [each for each in ids if each not in TESTS_OWN]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +86,7 @@ def test_every_message_says_what_to_do() -> None:
     setting = {"SHARDS": ["nowhere", "nowhere"], "GROUPS": {"shop": {"APPS": ["bank"]}}}
     with override_settings(DBPATTERNS={"SHARDING": setting}, DATABASE_ROUTERS=[]):
         messages = [each for each in checks.run_checks() if "sharding" in (each.id or "")]
-    assert len({each.id for each in messages} - {"dbpatterns_sharding.E009"}) == 4
+    assert len({each.id for each in messages} - TESTS_OWN) == 4
     assert all(each.hint for each in messages)
 
 
@@ -213,3 +220,25 @@ def test_a_sharded_model_whose_rows_would_go_astray_is_told() -> None:
 
 def test_the_shop_s_models_are_all_right() -> None:
     assert check_models([apps.get_app_config("shop")]) == []
+
+
+def test_plain_admins_are_named() -> None:
+    class Plain(admin.ModelAdmin):  # type: ignore[type-arg]
+        """Of one database."""
+
+    site = admin.AdminSite("checked")
+    site.register([Buyer, Country], Plain)
+    site.register(Order, ShardedAdmin)
+    site.register(Mark, ReferenceAdmin)
+    site.register(get_user_model(), Plain)
+    try:
+        found = [each for each in check_admins(None) if each.obj is Plain]
+        elsewhere = check_admins([apps.get_app_config("auth")])
+    finally:  # a site is known as long as it lives
+        site.unregister([Buyer, Country, Order, Mark, get_user_model()])
+    assert {each.id for each in found} == {"dbpatterns_sharding.W024"}
+    assert sorted(each.msg.split(":")[0] for each in found) == [
+        "Plain of shop.Buyer is no ShardedAdmin",
+        "Plain of shop.Country is no ReferenceAdmin",
+    ]
+    assert elsewhere == []
