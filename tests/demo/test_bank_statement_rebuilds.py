@@ -307,15 +307,18 @@ def test_statements_thrown_away_and_a_rebuild_killed_again_and_again_while_peopl
         kills = 0
         try:
             throw_away()
-            for _ in range(3):
+            for _ in range(20):  # on a fast machine some are done before they are seen
+                if kills == 3:
+                    break
                 begun = events_of_rebuilds()
                 process = subprocess.Popen(command, env=environment_of_a_process(), **QUIET)
                 try:
                     until(lambda: events_of_rebuilds() > begun or process.poll() is not None)  # noqa: B023
                 finally:
                     process.kill()
-                kills += process.wait() == -signal.SIGKILL
+                was_killed = process.wait() == -signal.SIGKILL
                 until_the_processes_are_gone()
+                kills += was_killed and events_of_rebuilds() > 0
         finally:
             done.set()
         return kills
@@ -326,7 +329,6 @@ def test_statements_thrown_away_and_a_rebuild_killed_again_and_again_while_peopl
     assert isinstance(paid_by_one, int), paid_by_one
     assert isinstance(paid_by_two, int), paid_by_two
     assert kills, "one at least was killed while it rebuilt"
-    assert events_of_rebuilds() > 0
     rebuild()
     assert on_statements() == in_ledger()
     assert len(on_statements()) == 2 + 2 * (paid_by_one + paid_by_two)
