@@ -60,6 +60,11 @@ def call(request: HttpRequest) -> HttpResponse:
     return HttpResponse()
 
 
+def call_and_count(request: HttpRequest) -> HttpResponse:
+    call(request)
+    return count(request)
+
+
 def stream(request: HttpRequest) -> StreamingHttpResponse:
     def parts() -> Iterator[str]:
         with replica_reads():
@@ -81,7 +86,8 @@ async def stream_later(request: HttpRequest) -> StreamingHttpResponse:
     return StreamingHttpResponse(parts())
 
 
-VIEWS = (count, count_later, write, write_later, write_and_lose, call, stream, stream_later)
+VIEWS = (count, count_later, write, write_later, write_and_lose, call, call_and_count)
+VIEWS += (stream, stream_later)
 urlpatterns = [path(view.__name__, view) for view in VIEWS]  # type: ignore[arg-type]
 
 
@@ -135,8 +141,10 @@ class TestRequests:
     def test_async_views_too(self, replica: None) -> None:
         async def pages() -> bytes:
             client = AsyncClient()
-            await client.post("/write_later")
-            answer = await client.get("/count_later")
+            with seen.begin(seen.Seen()):
+                await client.post("/write_later")
+            with seen.begin(seen.Seen()):
+                answer = await client.get("/count_later")
             return bytes(answer.content)
 
         assert async_to_sync(pages)() == b"1"
@@ -148,8 +156,9 @@ class TestRequests:
         async def parts() -> bytes:
             browser = AsyncClient()
             browser.cookies = client.cookies
-            answer: Any = await browser.get(f"/{view}")
-            return b"".join([part async for part in answer.streaming_content])
+            with seen.begin(seen.Seen()):
+                answer: Any = await browser.get(f"/{view}")
+                return b"".join([part async for part in answer.streaming_content])
 
         if view == "stream":
             answer: Any = client.get(f"/{view}")
@@ -166,6 +175,8 @@ class TestRequests:
         assert cookie.value.startswith(f"{PRIMARY}=")
         with override_settings(SESSION_COOKIE_SECURE=True):
             assert post(client, "write").cookies[COOKIE]["secure"]
+        with sharding(REPLICAS={PRIMARY: [REPLICA]}, REPLICA_MAX_LAG_SECONDS=0.5):
+            assert post(client, "write").cookies[COOKIE]["max-age"] == 2
 
     def test_a_cookie_that_was_tampered_with_is_none(self, replica: None, client: Client) -> None:
         client.cookies[COOKIE] = f"{PRIMARY}=ffffffffffff:1wXyZ0:{'A' * 43}"
@@ -184,6 +195,12 @@ class TestRequests:
         client.cookies[COOKIE] = signed(f"{PRIMARY}=7fffffffffffffff")
         assert post(client, "write").cookies[COOKIE].value.startswith(f"{PRIMARY}=7fffffffffffffff")
 
+    def test_a_cookie_keeps_what_other_shards_have(self, replica: None, client: Client) -> None:
+        client.cookies[COOKIE] = signed(f"{OTHER}=7f")
+        with sharding(REPLICAS={PRIMARY: [REPLICA], OTHER: ["its_replica"]}):
+            value = post(client, "write").cookies[COOKIE].value
+        assert value.startswith(f"{OTHER}=7f,{PRIMARY}=")
+
     def test_a_request_that_reads_has_no_cookie_and_costs_nothing(
         self, replica: None, client: Client
     ) -> None:
@@ -191,6 +208,15 @@ class TestRequests:
             answer = client.get("/count")
         assert COOKIE not in answer.cookies
         assert len(here) <= 1  # of replica_reads, once a second
+
+    def test_a_cookie_is_not_given_anew_for_reads(self, replica: None, client: Client) -> None:
+        post(client, "write")
+        with seen.begin(seen.Seen()):
+            assert COOKIE not in client.get("/count").cookies
+
+    def test_a_write_counts_by_any_method(self, replica: None, client: Client) -> None:
+        with seen.begin(seen.Seen()):
+            assert COOKIE in client.get("/write").cookies
 
     def test_a_write_costs_one_statement(self, replica: None, client: Client) -> None:
         with CaptureQueriesContext(connections[PRIMARY]) as here:
@@ -202,6 +228,11 @@ class TestRequests:
     ) -> None:
         assert COOKIE in post(client, "call").cookies
         assert COOKIE not in client.get("/call").cookies
+
+    def test_a_function_that_writes_counts_before_a_read_of_a_replica(
+        self, replica: None, client: Client
+    ) -> None:
+        assert COOKIE in post(client, "call_and_count").cookies
 
     def test_a_primary_that_went_down_is_not_asked_of_its_replicas(
         self, replica: None, client: Client

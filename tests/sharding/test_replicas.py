@@ -193,6 +193,8 @@ class TestStaleness:
             writer.start()
             assert is_written.wait(PATIENCE_SECONDS)
             where()  # asks for the position, of which the open transaction is no part
+            resume()  # of the log until now, in which it has not committed
+            pause()
             may_end.set()
             writer.join()
             assert Order.objects.filter(buyer=KEY).count() == 1
@@ -587,8 +589,11 @@ class TestLoss:
     def test_who_wrote_to_a_primary_that_went_down_is_not_told_what_was_before(
         self, replica: Standby
     ) -> None:
+        pause()
         Order.objects.create(buyer_id=KEY)
         with down(PRIMARY), replica_reads():
+            assert where() == PRIMARY
+        with replica_reads():
             assert where() == PRIMARY
         resume()
         with replica_reads():

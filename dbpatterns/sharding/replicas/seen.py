@@ -28,12 +28,15 @@ class Seen:
         """The replica that answers, by primary: another might be behind it."""
         self._least = dict(least or {})
         self._used: set[str] = set()
+        """Since the position was asked."""
+        self._noted: set[str] = set()
         self._written: set[str] = set()
         self._open: dict[str, set[Any]] = {}
 
     def note(self, connection: Any, *, is_write: bool) -> None:
         """Note that a statement was sent to a primary."""
         alias = connection.alias
+        self._noted.add(alias)
         if is_write:
             self._written.add(alias)
         if is_open(connection):
@@ -67,7 +70,7 @@ class Seen:
 
         A SELECT may call a function that writes: with `counts_reads` any statement is a write.
         """
-        wrote = self._written | (self._used | self._open.keys() if counts_reads else set())
+        wrote = set(self._noted if counts_reads else self._written)
         if not wrote:
             return {}
         return {**self._least, **{primary: self.position(primary) for primary in wrote}}
