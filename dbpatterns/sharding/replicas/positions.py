@@ -84,7 +84,7 @@ def may_answer(replica: str, primary: str, least: int) -> bool:
         connection.ensure_connection()  # a new one makes `forget` of what was known
         known = _known.get(replica, _Known())
         is_due = now - known.asked_at >= CHECK_SECONDS
-        if known.replayed < 0 or is_due or known.replayed < least:
+        if is_due or known.replayed < least:  # -1 is less than any
             known = _asked(replica, primary, known, now)
     except (OperationalError, InterfaceError) as error:
         lose(replica, primary, error)

@@ -100,8 +100,7 @@ def begin(work: Seen) -> Iterator[None]:
 
 def is_open(connection: Any) -> bool:
     """Tell whether a connection is within a transaction, also while that commits."""
-    is_manual = connection.connection is not None and not connection.autocommit
-    return bool(connection.in_atomic_block) or is_manual
+    return connection.connection is not None and not connection.autocommit
 
 
 def open_replica(replicas: tuple[str, ...]) -> str | None:
