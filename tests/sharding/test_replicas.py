@@ -13,16 +13,19 @@ from uuid import uuid4
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
+from django.conf import settings
 from django.core import checks
 from django.db import IntegrityError, OperationalError, connections, transaction
 from django.db.models import Count, QuerySet
 from django.db.models.expressions import RawSQL
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
+from psycopg.sql import SQL
 
 from dbpatterns import telemetry
 from dbpatterns.errors import UsageError
 from dbpatterns.sharding import replica_reads, shard
+from dbpatterns.sharding.checks import check_sharding
 from dbpatterns.sharding.errors import WrongShard
 from dbpatterns.sharding.replicas import positions, seen, watching
 from tests.processes import PATIENCE_SECONDS, until
@@ -90,7 +93,7 @@ class TestStaleness:
         with replica_reads():
             assert where() == REPLICA
 
-    @pytest.mark.parametrize("by", ["using", "cursor", "bulk", "update", "select"])
+    @pytest.mark.parametrize("by", ["using", "cursor", "composed", "bulk", "update", "select"])
     def test_no_way_of_writing_is_missed(self, replica: Standby, by: str) -> None:
         pause()
         with replica_reads():
@@ -101,12 +104,14 @@ class TestStaleness:
             elif by == "update":
                 Buyer.objects.filter(id=KEY).update(name="Eve")
             else:
+                update = "UPDATE shop_buyer SET name = 'Eve'"
+                written: Any = {
+                    "cursor": update,
+                    "composed": SQL(update),
+                    "select": "SELECT pg_logical_emit_message(true, 'a', 'function that writes')",
+                }[by]
                 with connections[PRIMARY].cursor() as cursor:
-                    cursor.execute(
-                        "UPDATE shop_buyer SET name = 'Eve'"
-                        if by == "cursor"
-                        else "SELECT pg_logical_emit_message(true, 'a', 'function that writes')"
-                    )
+                    cursor.execute(written)
             assert where() == PRIMARY
 
     def test_what_was_seen_on_the_primary_is_not_gone_on_a_replica(self, replica: Standby) -> None:
@@ -144,6 +149,14 @@ class TestStaleness:
             positions._known[REPLICA] = known
             assert positions.may_answer(REPLICA, PRIMARY, 0) is answers_now
 
+    def test_what_it_is_to_reach_stays_until_it_is_there(self, replica: Standby) -> None:
+        """Else one whose primary is always written would never be there."""
+        pause()
+        mark = (seen.EVERYTHING, time.monotonic())
+        positions._known[REPLICA] = positions._Known(mark=mark)
+        positions.may_answer(REPLICA, PRIMARY, 0)
+        assert positions._known[REPLICA].mark == mark
+
     def test_it_is_held_to_where_the_primary_is_again_and_again(self, replica: Standby) -> None:
         with replica_reads():
             assert where() == REPLICA
@@ -151,9 +164,23 @@ class TestStaleness:
 
             def is_newer() -> bool:
                 check_anew()
-                return where() == REPLICA and positions._known[REPLICA].current_at > before
+                assert where() == REPLICA
+                return positions._known[REPLICA].current_at > before
 
             until(is_newer)
+
+    def test_it_is_no_newer_than_when_the_primary_was_asked(self, replica: Standby) -> None:
+        asked_at: list[float] = []
+
+        def watch(execute: Any, *rest: Any) -> Any:
+            asked_at.append(time.monotonic())
+            return execute(*rest)
+
+        positions._known.clear()
+        with replica_reads(), connections[PRIMARY].execute_wrapper(watch):
+            where()
+        known = positions._known[REPLICA]
+        assert (known.mark[1] if known.mark else known.current_at) <= asked_at[0]
 
     def test_one_that_has_not_come_so_far_is_asked_at_each_read(self, replica: Standby) -> None:
         """And not once a second, as otherwise."""
@@ -263,6 +290,9 @@ class TestPlaces:
             rows = Order.objects.filter(buyer=KEY)
             assert rows.db == REPLICA
             assert rows.select_for_update().db == PRIMARY
+            with shard(KEY):
+                assert Country.objects.all().db == REPLICA
+                assert Country.objects.select_for_update().db == PRIMARY
         for write in (Order.objects.get_or_create, Order.objects.update_or_create):
             with seen.begin(seen.Seen()), replica_reads():
                 _, is_new = write(buyer_id=KEY, number=7)
@@ -310,6 +340,19 @@ class TestPlaces:
         with replica_reads(), CaptureQueriesContext(connections[REPLICA]) as there:
             (buyer,) = Buyer.objects.fanout().filter(pk=KEY).prefetch_related("orders")
             assert list(buyer.orders.all()) == [made]
+        assert not [each for each in there.captured_queries if "shop_" in each["sql"]]
+
+    def test_what_hangs_on_rows_of_all_shards_is_read_where_they_are(
+        self, replica: Standby
+    ) -> None:
+        """Within their deadline, though a replica has it too."""
+        with replica_reads(), CaptureQueriesContext(connections[REPLICA]) as there:
+            assert where() == REPLICA
+            believe()
+            positions._known[REPLICA] = replace(positions._known[REPLICA], replayed=seen.EVERYTHING)
+            (buyer,) = Buyer.objects.fanout().filter(pk=KEY).prefetch_related("orders")
+            assert list(buyer.orders.all()) == []
+            assert where() == REPLICA
         assert not [each for each in there.captured_queries if "shop_" in each["sql"]]
 
     def test_reference_rows_are_read_there_and_written_everywhere(self, replica: Standby) -> None:
@@ -487,6 +530,7 @@ class TestLoss:
         rows = Order.objects.filter(buyer=KEY)
         with replica_reads():
             assert rows.db == REPLICA  # and its connection is open
+            believe()
             replica.crash()
             try:
                 with caplog.at_level(logging.WARNING, "dbpatterns.sharding"):
@@ -509,6 +553,7 @@ class TestLoss:
         rows = Order.objects.filter(buyer=KEY)
         with replica_reads():
             assert rows.count() == 1
+            believe()
             replica.crash()
             try:
                 found = {
@@ -602,10 +647,10 @@ class TestLoss:
     def test_one_that_was_started_again_is_asked_anew(self, replica: Standby) -> None:
         with replica_reads():
             assert where() == REPLICA
+            believe()
             connections[REPLICA].close()
-            with CaptureQueriesContext(connections[REPLICA]) as there:
-                assert where() == REPLICA
-        assert "pg_last_wal_replay_lsn" in there.captured_queries[0]["sql"]
+            assert where() == REPLICA
+        assert positions._known[REPLICA].asked_at < float("inf")
 
     def test_a_lost_one_is_not_tried_for_each_read(
         self, replica: Standby, told: list[telemetry.Event], caplog: pytest.LogCaptureFixture
@@ -617,8 +662,11 @@ class TestLoss:
             with replica_reads():
                 assert where() == PRIMARY
                 asked_at = positions._known[REPLICA].asked_at
+                assert asked_at > float("-inf")
                 assert where() == PRIMARY
                 assert positions._known[REPLICA].asked_at == asked_at
+                check_anew()
+                assert where() == PRIMARY  # which is told once
         finally:
             replica.start()
         check_anew()
@@ -653,12 +701,21 @@ class TestLoss:
         connection.close()
         with settings_of(REPLICA, CONN_HEALTH_CHECKS=True, CONN_MAX_AGE=None), replica_reads():
             assert where() == REPLICA
+            believe()
             replica.crash()
             replica.start()
             connection.close_if_unusable_or_obsolete()  # as at the start of a request
-            assert Order.objects.filter(buyer=KEY).count() == 0
+            with CaptureQueriesContext(connection) as there:
+                assert Order.objects.filter(buyer=KEY).count() == 0
+            assert "pg_last_wal_replay_lsn" in there.captured_queries[0]["sql"]  # on the new one
             connection.close()
         assert told == []
+
+
+def believe() -> None:
+    """Let what is known of the replica be believed until its session is lost."""
+    known = positions._known[REPLICA]
+    positions._known[REPLICA] = replace(known, asked_at=float("inf"))
 
 
 def check_anew() -> None:
@@ -678,13 +735,13 @@ def down(alias: str) -> Iterator[None]:
 @contextmanager
 def settings_of(alias: str, **values: Any) -> Iterator[None]:
     """Let new sessions on a server have other settings."""
-    settings = connections[alias].settings_dict
-    before = {name: settings[name] for name in values}
-    settings.update(values)
+    own = connections[alias].settings_dict
+    before = {name: own[name] for name in values}
+    own.update(values)
     try:
         yield
     finally:
-        settings.update(before)
+        own.update(before)
 
 
 @pytest.fixture
@@ -693,25 +750,45 @@ def primary_down(replica: Standby) -> Iterator[None]:
         yield
 
 
+POSTGRESQL = {"ENGINE": "django.db.backends.postgresql", "TEST": {"MIRROR": PRIMARY}}
+
+
 @pytest.mark.parametrize(
-    "given",
+    ("given", "said"),
     [
-        {PRIMARY: ["nowhere"]},
-        {"nowhere": [OTHER]},
-        {PRIMARY: [OTHER]},
-        {PRIMARY: ["default"]},
+        ({PRIMARY: ["nowhere"]}, "is not a database."),
+        ({"nowhere": [REPLICA]}, "'nowhere', which is no shard."),
+        ({PRIMARY: [OTHER]}, f"{OTHER!r} of {PRIMARY!r} is written to as well."),
+        ({PRIMARY: ["default"]}, "is written to as well."),
+        ({PRIMARY: [REPLICA, REPLICA]}, "stands in REPLICAS twice."),
+        ({PRIMARY: [REPLICA], OTHER: [REPLICA]}, "stands in REPLICAS twice."),
+        ({OTHER: [REPLICA]}, "Tests would make a database of its own"),
+        ({PRIMARY: ["a_file"]}, "is no PostgreSQL server."),
     ],
 )
-@pytest.mark.django_db(databases="__all__")
-def test_what_cannot_be_a_replica_is_told_at_start(given: dict[str, list[str]]) -> None:
+def test_what_cannot_be_a_replica_is_told_at_start(
+    given: dict[str, list[str]], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = {**POSTGRESQL, "ENGINE": "django.db.backends.sqlite3"}
+    monkeypatch.setitem(settings.DATABASES, REPLICA, POSTGRESQL)
+    monkeypatch.setitem(settings.DATABASES, "a_file", file)
     with sharding(REPLICAS=given):
-        assert "dbpatterns_sharding.E021" in [each.id for each in checks.run_checks()]
+        found = [each for each in check_sharding(None) if each.id == "dbpatterns_sharding.E021"]
+    assert found
+    assert said in found[0].msg
+
+
+def test_what_can_be_a_replica_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(settings.DATABASES, REPLICA, POSTGRESQL)
+    with sharding(REPLICAS={PRIMARY: [REPLICA]}):
+        assert check_sharding(None) == []
 
 
 @pytest.mark.django_db(databases="__all__")
 def test_a_setting_of_another_shape_is_told() -> None:
     with sharding(REPLICAS={PRIMARY: OTHER}):
         assert "dbpatterns.E001" in [each.id for each in checks.run_checks()]
+        watching.watch(connections[PRIMARY])  # a new session, as `check --database` has: no error
 
 
 @pytest.mark.django_db(databases="__all__")

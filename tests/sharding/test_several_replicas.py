@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from django.db import connections
+from django.db import connections, transaction
 from django.db.models import QuerySet
 from django.test import override_settings
 
@@ -27,6 +28,7 @@ from tests.sharding.replica import (
     promote,
     replica_of_first_shard,
     resume,
+    sharding,
     where,
 )
 from tests.shop.models import Buyer, Order
@@ -115,7 +117,10 @@ class TestTwo:
             two.start()
         until(lambda: answers(SECOND))
 
-    def test_what_a_lost_one_has_shown_is_not_gone_on_the_other(self, two: Standby) -> None:
+    @pytest.mark.parametrize("found_by", ["a query", "the next question"])
+    def test_what_a_lost_one_has_shown_is_not_gone_on_the_other(
+        self, two: Standby, found_by: str
+    ) -> None:
         """Which is behind it, and new enough for anybody else."""
         pause(REPLICA)
         with seen.begin(seen.Seen()):
@@ -128,6 +133,10 @@ class TestTwo:
             assert list(rows.all()) == [made]
             two.crash()
             try:
+                if found_by == "the next question":
+                    known = positions._known[SECOND]
+                    positions._known[SECOND] = replace(known, asked_at=float("-inf"))
+                    assert where() == PRIMARY
                 assert [list(rows.all()) for _ in range(3)] == [[made]] * 3
             finally:
                 two.start()
@@ -186,7 +195,8 @@ class TestPromoted:
     def test_no_read_is_answered_there(self, read: str) -> None:
         rows = Order.objects.filter(buyer=KEY)
         told: list[telemetry.Event] = []
-        with seen.begin(seen.Seen()), replica_reads(), telemetry.listening(told.append):
+        work = seen.Seen()
+        with seen.begin(work), replica_reads(), telemetry.listening(told.append):
             assert where() == THIRD
             if read == "iterator":
                 assert list(rows.iterator()) == []
@@ -195,9 +205,15 @@ class TestPromoted:
             else:
                 assert not getattr(rows, read)()
             assert where() == PRIMARY
+        assert work.written(counts_reads=False) == {}
         assert [(each.database, each.facts["state"]) for each in told] == [
             (THIRD, "follows nobody")
         ]
+
+    def test_it_says_so_when_it_is_asked(self) -> None:
+        positions._known[THIRD] = replace(positions._known[THIRD], asked_at=float("-inf"))
+        assert answered_by() == [PRIMARY]
+        assert positions._known[THIRD].state == positions.ALONE
 
     def test_what_else_watches_the_session_is_told_who_answers(self) -> None:
         asked: list[str] = []
@@ -209,6 +225,16 @@ class TestPromoted:
         with seen.begin(seen.Seen()), replica_reads(), connections[THIRD].execute_wrapper(watch):
             assert Order.objects.filter(buyer=KEY).count() == 0
         assert asked == [THIRD, PRIMARY]
+
+    def test_a_transaction_that_was_opened_there_stays(self) -> None:
+        with replica_reads(), transaction.atomic(using=THIRD):
+            assert Order.objects.using(THIRD).filter(buyer=KEY).exists()
+
+    def test_one_that_the_settings_no_longer_name_is_left_alone(self) -> None:
+        told: list[telemetry.Event] = []
+        with sharding(REPLICAS={}), replica_reads(), telemetry.listening(told.append):
+            assert Order.objects.using(THIRD).filter(buyer=KEY).exists()
+        assert told == []
 
     def test_what_is_written_there_by_name_is_not_written_twice(self) -> None:
         with replica_reads(), connections[THIRD].cursor() as cursor:
