@@ -7,20 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import Group
 from django.core.management import CommandError, call_command
 from django.db import connections
 
 from dbpatterns.commands import Exit
 from dbpatterns.sharding import shards
 from dbpatterns.sharding.hashing import SLOTS
-from dbpatterns.sharding.management.commands.shard_status import Command
+from dbpatterns.sharding.management.commands.shard_status import Command, _held
+from dbpatterns.sharding.map_store import make_first_maps
 from dbpatterns.sharding.shard_map import ShardMap
 from dbpatterns.sharding.status import Holding, holdings, look
 from dbpatterns.sharding.strategies import Directory, encode
 from tests.processes import until
 from tests.servers import postmaster, stopped
 from tests.sharding.fleet import SHARDS, Fleet
+from tests.sharding.replica import sharding
 from tests.shop import models as shop
+from tests.testapp.models import Badge, Gadget, Visible
 
 
 def status(fleet: Fleet, *arguments: str, exits: int = 0) -> dict[str, Any]:
@@ -69,6 +73,7 @@ def test_rows_are_estimated_where_the_server_can_and_counted_on_request(migrated
     counted = status(migrated, "--rows")
     assert [counted["shards"][shard]["rows"] for shard in SHARDS] == [0, 0, 1]
     before = status(migrated)
+    assert (counted["rows_are_exact"], before["rows_are_exact"]) == (True, False)
     assert before["shards"]["south"]["rows"] is None  # nobody has analyzed it
     for shard in ("north", "south"):
         migrated.do(shard, "ANALYZE fleet_van" if migrated.is_postgresql else "ANALYZE")
@@ -99,6 +104,25 @@ def test_the_rows_are_those_of_each_table_once() -> None:
             assert look(shard).rows is None  # the others were never analyzed
             cursor.execute("ANALYZE")
             assert look(shard).rows == exact
+
+
+@pytest.mark.django_db(databases="__all__")
+def test_the_rows_are_all_of_the_apps_own_tables_and_no_others() -> None:
+    """Those a default manager hides and those that only link; unmanaged tables are another's."""
+
+    def rows() -> Any:
+        with sharding(GROUPS={"test": {"APPS": ["testapp"]}}):
+            return look("default", count_rows=True).rows
+
+    with connections["default"].cursor() as cursor:
+        cursor.execute("CREATE TABLE testapp_parted (id bigint, slug text, amount integer)")
+    before = rows()
+    with connections["default"].cursor() as cursor:
+        cursor.execute("INSERT INTO testapp_parted VALUES (1, 'a', 1)")
+    Visible.objects.create(is_visible=False)
+    Gadget.objects.create(name="lamp").badges.add(Badge.objects.create(name="new"))
+    Group.objects.create(name="of another app")
+    assert rows() == before + 4
 
 
 @pytest.mark.parametrize(
@@ -188,12 +212,39 @@ def test_the_shards_are_asked_at_once(fleet: Fleet) -> None:
         assert [each["error"] for each in asked.result()["shards"].values()] == [""] * 3
 
 
-def test_a_map_that_cannot_be_read_is_told_and_the_shards_are_asked(migrated: Fleet) -> None:
-    migrated.do("default", "DROP TABLE dbpatterns_sharding_slotrange")
+@pytest.mark.parametrize("statement", ["DROP TABLE", "DELETE FROM"])
+def test_a_map_that_cannot_be_read_is_told_and_the_shards_are_asked(
+    migrated: Fleet, statement: str
+) -> None:
+    migrated.do("default", f"{statement} dbpatterns_sharding_slotrange")
     found = status(migrated, exits=Exit.FINDINGS)
     [problem] = found["problems"]
     assert problem.startswith("the map: ")
+    assert not problem.endswith(".")
     assert [found["shards"][shard]["unapplied"] for shard in SHARDS] == [[]] * 3
+    assert [found["shards"][shard]["holds"] for shard in SHARDS] == [{}] * 3
+
+
+def test_the_table_for_people() -> None:
+    seen = {"latency_ms": 1.26, "version": "SQLite 3.50", "size_bytes": 3 << 19, "unapplied": []}
+    some = {"one": {"slots": 7, "keys": 0}, "two": {"slots": 0, "keys": 1}}
+    full = {"error": "", **seen, "rows": 1234, "holds": some}
+    bare = {"error": "", **seen, "rows": None, "holds": {}, "unapplied": ["a.1", "b.2"]}
+    found = {"in_the_far_east": {"error": "gone"}, "north": full, "south": bare}
+    lines = [
+        "shard            latency  version      size    rows     holds                        "
+        "  migrations",
+        "in_the_far_east  no answer: gone",
+        "north            1.3 ms   SQLite 3.50  1.5 MB  ~1,234   one 7 slots, two 1 placed key"
+        "  all",
+        "south            1.3 ms   SQLite 3.50  1.5 MB  unknown  -                            "
+        "  lacks a.1, b.2",
+    ]
+    for is_exact in (False, True):
+        out = StringIO()
+        Command(stdout=out).show({"shards": found, "rows_are_exact": is_exact})
+        said = out.getvalue().splitlines()
+        assert said == ([line.replace("~1,234", "1,234 ") for line in lines] if is_exact else lines)
 
 
 @pytest.mark.django_db(databases="__all__")
@@ -203,6 +254,15 @@ def test_the_suite_s_own_shards_are_all_right() -> None:
     found = json.loads(output.getvalue())
     assert found["problems"] == []
     assert list(found["shards"]) == list(shards())
+
+
+@pytest.mark.django_db(databases="__all__")
+def test_each_group_s_part_is_told() -> None:
+    with sharding(GROUPS={"one": {"APPS": []}, "two": {"APPS": []}}):
+        make_first_maps("default")
+        assert {shard: list(each) for shard, each in _held().items()} == {
+            shard: ["one", "two"] for shard in shards()
+        }
 
 
 def test_a_shard_has_five_seconds() -> None:
