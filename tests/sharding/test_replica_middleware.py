@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.postgresql,
     pytest.mark.django_db(databases=["default", PRIMARY, OTHER, REPLICA], transaction=True),
 ]
-SAID = "SELECT pg_logical_emit_message(true, 'a', 'by a function')"
+SAID = "select pg_logical_emit_message(true, 'a', 'by a function')"
 
 
 @replica_reads()

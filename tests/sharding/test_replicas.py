@@ -28,6 +28,7 @@ from dbpatterns.sharding import replica_reads, shard
 from dbpatterns.sharding.checks import check_sharding
 from dbpatterns.sharding.errors import WrongShard
 from dbpatterns.sharding.replicas import positions, seen, watching
+from dbpatterns.sharding.router import ShardRouter
 from tests.processes import PATIENCE_SECONDS, until
 from tests.servers import Standby, postmaster, stopped
 from tests.sharding.replica import (
@@ -152,15 +153,21 @@ class TestStaleness:
     def test_what_it_is_to_reach_stays_until_it_is_there(self, replica: Standby) -> None:
         """Else one whose primary is always written would never be there."""
         pause()
-        mark = (seen.EVERYTHING, time.monotonic())
-        positions._known[REPLICA] = positions._Known(mark=mark)
-        positions.may_answer(REPLICA, PRIMARY, 0)
-        assert positions._known[REPLICA].mark == mark
+        positions._known.clear()
+        marks = []
+        for _ in range(2):
+            Order.objects.create(buyer_id=KEY)
+            positions.may_answer(REPLICA, PRIMARY, 0)
+            marks.append(positions._known[REPLICA].mark)
+            check_anew()
+        assert marks[0] == marks[1] is not None
 
     def test_it_is_held_to_where_the_primary_is_again_and_again(self, replica: Standby) -> None:
         with replica_reads():
             assert where() == REPLICA
-            before = positions._known[REPLICA].current_at
+            known = positions._known[REPLICA]
+            before = known.current_at
+            positions._known[REPLICA] = replace(known, mark=(0, before))  # which it has reached
 
             def is_newer() -> bool:
                 check_anew()
@@ -426,6 +433,17 @@ class TestPlaces:
                 connection.ensure_connection()
             assert of_replicas(connection) == own
             assert of_another not in connection.execute_wrappers
+
+    def test_a_thread_that_has_no_session_yet_reads_there_too(self, replica: Standby) -> None:
+        def read() -> str:
+            try:
+                with replica_reads():
+                    return where()
+            finally:
+                connections.close_all()
+
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(read).result() == REPLICA
 
     def test_what_a_block_starts_has_seen_the_same(self, replica: Standby) -> None:
         """In work of its own, in which nothing was seen before the block."""
@@ -796,3 +814,9 @@ def test_without_replicas_a_block_changes_nothing() -> None:
     with replica_reads():
         assert where() == PRIMARY
         assert not Order.objects.filter(buyer=KEY, pk=uuid4()).exists()
+
+
+def test_a_replica_gets_no_tables_of_its_own() -> None:
+    with sharding(REPLICAS={PRIMARY: [REPLICA]}):
+        assert ShardRouter().allow_migrate(REPLICA, "auth", "user") is False
+    assert ShardRouter().allow_migrate(REPLICA, "auth", "user") is None

@@ -131,12 +131,17 @@ class TestTwo:
         rows = Order.objects.filter(buyer=KEY)
         with seen.begin(work), replica_reads():
             assert list(rows.all()) == [made]
+            positions.may_answer(REPLICA, PRIMARY, 0)
+            known = replace(positions._known[REPLICA], current_at=time.monotonic())
+            positions._known[REPLICA] = replace(known, asked_at=float("inf"), state=positions.FINE)
+            assert positions.may_answer(REPLICA, PRIMARY, 0)
             two.crash()
             try:
                 if found_by == "the next question":
                     known = positions._known[SECOND]
                     positions._known[SECOND] = replace(known, asked_at=float("-inf"))
                     assert where() == PRIMARY
+                    assert positions._known[SECOND].state == positions.LOST
                 assert [list(rows.all()) for _ in range(3)] == [[made]] * 3
             finally:
                 two.start()
@@ -206,6 +211,7 @@ class TestPromoted:
                 assert not getattr(rows, read)()
             assert where() == PRIMARY
         assert work.written(counts_reads=False) == {}
+        assert list(work.written(counts_reads=True)) == [PRIMARY]
         assert [(each.database, each.facts["state"]) for each in told] == [
             (THIRD, "follows nobody")
         ]
