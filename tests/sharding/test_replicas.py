@@ -211,6 +211,20 @@ class TestStaleness:
                 assert Order.objects.filter(buyer=KEY).count() == 1
             assert Order.objects.filter(buyer=KEY).count() == 1
 
+    def test_one_that_was_opened_by_hand_does_too(self, replica: Standby) -> None:
+        by_hand = connections[PRIMARY]
+        by_hand.set_autocommit(False)
+        try:
+            with replica_reads():
+                Order.objects.create(buyer_id=KEY)
+                wal = ask(PRIMARY, "SELECT pg_current_wal_insert_lsn()::text")
+                until(lambda: ask(REPLICA, f"SELECT pg_last_wal_replay_lsn() >= '{wal}'"))
+                assert where() == PRIMARY  # though the replica has all that was sent to it
+                assert Order.objects.filter(buyer=KEY).count() == 1
+        finally:
+            by_hand.rollback()
+            by_hand.set_autocommit(True)
+
     def test_another_thread_s_open_write_is_not_forgotten(self, replica: Standby) -> None:
         pause()
         is_written, may_end = threading.Event(), threading.Event()
