@@ -13,7 +13,7 @@ from dbpatterns.transactions import in_transaction
 
 __all__ = ["open_elsewhere", "refuse_uncovered"]
 
-ON_ITS_SHARD = "on the shard too, `with transaction.atomic(using=shard_for(key))"
+ON_ITS_SHARD = "on the shard too, `with transaction.atomic(using=shard_for(key)):`"
 
 
 def refuse_uncovered(model: str, alias: str, remedy: str = ON_ITS_SHARD) -> None:

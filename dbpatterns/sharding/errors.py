@@ -76,7 +76,7 @@ class UncoveredWrite(UsageError):
         super().__init__(
             f"{model} was to be written to {shard!r} within a transaction on "
             f"{', '.join(map(repr, self.open_on))}, whose rollback would leave it there: open one "
-            f"{remedy}:`, or write outside."
+            f"{remedy}, or write outside."
         )
 
 

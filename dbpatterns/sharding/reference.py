@@ -47,7 +47,7 @@ def on_every_shard() -> Iterator[tuple[str, ...]]:
 @contextmanager
 def _covered(model: type[models.Model]) -> Iterator[tuple[str, ...]]:
     for alias in shards():
-        refuse_uncovered(model._meta.label, alias, "on each shard, `with on_every_shard()")
+        refuse_uncovered(model._meta.label, alias, "on each shard, `with on_every_shard():`")
     with on_every_shard() as aliases:
         yield aliases
 
