@@ -99,7 +99,7 @@ def test_a_row_is_added_changed_and_deleted_on_every_shard(staff: Client) -> Non
     staff.post(url("change", "IT"), NEW | {"name": "Italia"})
     assert names()["IT"] == "Italia"
     page = staff.get(url("delete", "IT"))
-    assert dict(page.context["model_count"]) == {"countrys": 1}
+    assert [count for _, count in page.context["model_count"]] == [1]  # not once for each shard
     staff.post(url("delete", "IT"), {"post": "yes"})
     assert "IT" not in names()
     assert LogEntry.objects.count() == 3
