@@ -77,8 +77,16 @@ class ReferenceQuerySet(models.QuerySet[Any]):
     def update_or_create(
         self, defaults: Any = None, create_defaults: Any = None, **values: Any
     ) -> Any:
-        """As Django's, on every shard; a row that one lacks is made there."""
-        return self._everywhere("update_or_create", defaults, create_defaults, **values)
+        """As Django's on one shard, whose row is then written to the others, changed or made."""
+        if self._db:
+            return super().update_or_create(defaults, create_defaults, **values)
+        with _covered(self.model) as (first, *others):
+            here: Any = super(ReferenceQuerySet, self.using(first))
+            row, is_new = here.update_or_create(defaults, create_defaults, **values)
+            for alias in others:
+                row.save(using=alias)
+        row._state.db = first
+        return row, is_new
 
     def get_or_create(self, defaults: Any = None, **values: Any) -> Any:
         """As Django's; the row is looked for on one shard, and made on every."""

@@ -64,3 +64,18 @@ def test_it_is_read_where_the_code_around_is() -> None:
         assert Country.objects.db_manager(hints=near).all().db == shard_for(key)
     far = {"instance": PlainBuyer.objects.create(id=ONE)}  # of the default database
     assert Country.objects.db_manager(hints=far).all().db == shards()[0]
+
+
+def test_a_value_that_is_made_anew_each_time_is_made_once() -> None:
+    words = iter("abcdef")
+    for is_new in (True, False):
+        row, was_new = Country.objects.update_or_create({"name": lambda: next(words)}, code="IT")
+        assert was_new is is_new
+        assert names("IT") == [row.name] * len(shards())
+    assert row.name == "b"
+    Country.objects.using(shards()[-1]).filter(code="IT").delete()
+    Country.objects.update_or_create({"name": "c"}, code="IT")  # which one lacks
+    assert names("IT") == ["c"] * len(shards())
+    row, was_new = Country.objects.get_or_create({"name": lambda: next(words)}, code="ES")
+    assert was_new
+    assert names("ES") == ["c"] * len(shards())
