@@ -134,7 +134,10 @@ ReferenceManager = models.Manager.from_queryset(ReferenceQuerySet, "ReferenceMan
 
 
 class ReferenceModel(models.Model):
-    """A small table on every shard; see the module. Its keys are given, not counted."""
+    """A small table on every shard; see the module. Its keys are given, not counted.
+
+    What is made anew at each write, a date with `auto_now` or `Now()`, is each shard's own.
+    """
 
     objects: ClassVar[Any] = ReferenceManager()
 
