@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from django import forms
@@ -12,7 +11,7 @@ from django.contrib import admin, messages
 from django.contrib.admin.options import TO_FIELD_VAR
 from django.contrib.admin.utils import unquote
 from django.core import signing
-from django.db import router, transaction
+from django.db import router
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
@@ -27,6 +26,7 @@ from dbpatterns.optimistic.formsets import (
     inline_differences,
 )
 from dbpatterns.optimistic.models import VersionedModel, delete_as_read
+from dbpatterns.transactions.several import atomic_on
 
 __all__ = ["VersionedAdmin", "VersionedInlineFormSet", "VersionedInlineMixin"]
 
@@ -135,9 +135,7 @@ class VersionedAdmin(_ModelAdmin):
 
         A page that asks before it deletes gets the versions of the rows it shows.
         """
-        with ExitStack() as stack:
-            for alias in self.action_databases():
-                stack.enter_context(transaction.atomic(using=alias))
+        with atomic_on(self.action_databases()):
             response = super().response_action(*args, **kwargs)
         context = getattr(response, "context_data", None) or {}
         if "deletable_objects" in context:

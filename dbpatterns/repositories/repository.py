@@ -11,13 +11,13 @@ A thin object over a manager, cheap to make and to throw away.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import lru_cache, reduce
 from operator import or_
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from django.core.exceptions import FieldError, ObjectDoesNotExist
-from django.db import DatabaseError, DataError, NotSupportedError, connections, router, transaction
+from django.db import DatabaseError, DataError, NotSupportedError, connections, router
 from django.db.models import AutoField, Manager, Max, Model, Q, QuerySet
 
 from dbpatterns._compat import UpsertQuerySet
@@ -43,6 +43,7 @@ from dbpatterns.repositories.selection import (
     meets_many,
     one_row,
 )
+from dbpatterns.transactions.several import atomic_on
 
 if TYPE_CHECKING:
     from dbpatterns.repositories.evaluation import Profile
@@ -337,9 +338,7 @@ class Repository(BaseRepository[M, PK]):
         made = kind if issubclass(kind, base) else _joined(base, kind)
         split = None if self._using else getattr(rows, "by_shard", None)
         parts = split(objs) if split else {self._using or router.db_for_write(self.model): objs}
-        with ExitStack() as stack:
-            for alias in parts:
-                stack.enter_context(transaction.atomic(using=alias))
+        with atomic_on(parts):
             yield [(made(self.model, using=alias), some) for alias, some in parts.items()]
 
     def _has_parents(self, why: str) -> UsageError:

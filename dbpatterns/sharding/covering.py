@@ -6,12 +6,16 @@
 A transaction of the shard's own, within the other or around it, is what such code has to say.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 from django.db import connections
 
 from dbpatterns.sharding.errors import UncoveredWrite
 from dbpatterns.transactions import in_transaction
+from dbpatterns.transactions.several import atomic_on
 
-__all__ = ["open_elsewhere", "refuse_uncovered"]
+__all__ = ["covered", "open_elsewhere", "refuse_uncovered"]
 
 ON_ITS_SHARD = "on the shard too, `with transaction.atomic(using=shard_for(key)):`"
 
@@ -24,6 +28,18 @@ def refuse_uncovered(model: str, alias: str, remedy: str = ON_ITS_SHARD) -> None
     open_on = open_elsewhere(alias)
     if open_on:
         raise UncoveredWrite(model, shard=alias, open_on=open_on, remedy=remedy)
+
+
+@contextmanager
+def covered(model: str, aliases: Sequence[str], remedy: str = ON_ITS_SHARD) -> Iterator[None]:
+    """Hold a transaction on each of these shards, for a write to all of them.
+
+    Raises: UncoveredWrite: another database has one open, and not each of these.
+    """
+    for alias in aliases:
+        refuse_uncovered(model, alias, remedy)
+    with atomic_on(aliases):
+        yield
 
 
 def open_elsewhere(alias: str) -> list[str]:

@@ -8,16 +8,15 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeVar
 
-from django.db import transaction
 from django.db.models import QuerySet
 
 from dbpatterns.sharding._compat import Listed
 from dbpatterns.sharding.context import current_shard, enter_all
-from dbpatterns.sharding.covering import refuse_uncovered
+from dbpatterns.sharding.covering import covered
 from dbpatterns.sharding.fanout import FanOut
 from dbpatterns.sharding.querysets import ShardedQuerySet
 from dbpatterns.sharding.routing import shards_of
@@ -93,7 +92,7 @@ class EveryShard(Listed, ShardedQuerySet):
         """Change the rows of each shard; returns how many."""
         if not self._is_spread():
             return super().update(**values)
-        with self.on_each_shard() as parts:
+        with self.parts() as parts:
             return sum(each.update(**values) for each in parts)
 
     def delete(self) -> Any:
@@ -101,13 +100,13 @@ class EveryShard(Listed, ShardedQuerySet):
         if not self._is_spread():
             return super().delete()
         of_model = Counter[str]()
-        with self.on_each_shard() as parts:
+        with self.parts() as parts:
             for each in parts:
                 of_model.update(each.delete()[1])
         return of_model.total(), dict(of_model)
 
     @contextmanager
-    def on_each_shard(self) -> Iterator[list["EveryShard"]]:
+    def parts(self) -> Iterator[list["EveryShard"]]:
         """Hold a transaction on each shard; yields the rows of each as querysets of their shard.
 
         Raises: UncoveredWrite.
@@ -116,11 +115,7 @@ class EveryShard(Listed, ShardedQuerySet):
             yield [self]
             return
         aliases = enter_all(self.model._meta.label, shards_of(self.query))
-        for alias in aliases:
-            refuse_uncovered(self.model._meta.label, alias)
-        with ExitStack() as stack:
-            for alias in aliases:
-                stack.enter_context(transaction.atomic(using=alias))
+        with covered(self.model._meta.label, aliases):
             yield [self.using(alias) for alias in aliases]
 
     def _asked(self, ask: Callable[[FanOut], T]) -> T:

@@ -6,10 +6,9 @@ many are split by shard, in one transaction on each that commit together.
 """
 
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Literal
 
-from django.db import models, router, transaction
+from django.db import models, router
 
 from dbpatterns.errors import UsageError
 from dbpatterns.sharding.context import current_shard, enter
@@ -23,6 +22,7 @@ from dbpatterns.sharding.replicas import for_reading
 from dbpatterns.sharding.routing import refuse_foreign, shards_of
 from dbpatterns.sharding.shard_map import shards
 from dbpatterns.sharding.stale import rerouted
+from dbpatterns.transactions.several import atomic_on
 
 if TYPE_CHECKING:
     from dbpatterns.sharding.fanout import FanOut
@@ -262,10 +262,7 @@ class ShardedQuerySet(models.QuerySet[Any]):
 
     def _split(self, rows: Sequence[Any]) -> Iterable[tuple[str, list[Any]]]:
         parts = self.by_shard(rows)
-        with ExitStack() as stack:
-            if len(parts) > 1:
-                for alias in parts:
-                    stack.enter_context(transaction.atomic(using=alias))
+        with atomic_on(parts if len(parts) > 1 else ()):
             yield from parts.items()
 
     def _refuse_indexed(self, names: Iterable[str] | None, why: str) -> None:

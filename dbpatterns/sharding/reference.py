@@ -8,15 +8,16 @@ not on all of them is refused.
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
-from django.db import models, transaction
+from django.db import models
 
 from dbpatterns.sharding.context import current_shard
-from dbpatterns.sharding.covering import refuse_uncovered
+from dbpatterns.sharding.covering import covered
 from dbpatterns.sharding.replicas import for_reading, primary_of
 from dbpatterns.sharding.shard_map import shards
+from dbpatterns.transactions.several import atomic_on
 
 __all__ = ["ReferenceManager", "ReferenceModel", "ReferenceQuerySet", "is_reference"]
 __all__ += ["on_every_shard"]
@@ -38,18 +39,14 @@ def on_every_shard() -> Iterator[tuple[str, ...]]:
     A server that is lost between two of the commits leaves the shards different: write the row
     once more.
     """
-    with ExitStack() as stack:
-        for alias in shards():
-            stack.enter_context(transaction.atomic(using=alias))
+    with atomic_on(shards()):
         yield shards()
 
 
 @contextmanager
 def _covered(model: type[models.Model]) -> Iterator[tuple[str, ...]]:
-    for alias in shards():
-        refuse_uncovered(model._meta.label, alias, "on each shard, `with on_every_shard():`")
-    with on_every_shard() as aliases:
-        yield aliases
+    with covered(model._meta.label, shards(), "on each shard, `with on_every_shard():`"):
+        yield shards()
 
 
 class ReferenceQuerySet(models.QuerySet[Any]):

@@ -9,7 +9,7 @@ alone. So the page runs in a block of the row's shard, which the router knows of
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
@@ -18,7 +18,6 @@ from django.contrib.admin.utils import unquote
 from django.contrib.admin.views.main import ChangeList
 from django.core import checks
 from django.core.exceptions import ValidationError
-from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext
@@ -34,6 +33,7 @@ from dbpatterns.sharding.sharded_inlines import (
     ShardedInlineMixin,
     ShardedRows,
 )
+from dbpatterns.transactions.several import atomic_on
 
 __all__ = ["ShardedAdmin", "ShardedChangeList", "ShardedInlineFormSet", "ShardedInlineMixin"]
 
@@ -118,15 +118,13 @@ class ShardedAdmin(ShardedRows, _ModelAdmin):
         self, request: HttpRequest, queryset: Any, *args: Any, **kwargs: Any
     ) -> Any:
         """Run an action; in a transaction on each shard, if the request is in one."""
-        with ExitStack() as stack:
-            for alias in self.action_databases():
-                if open_elsewhere(alias):  # by ATOMIC_REQUESTS, which covers no shard
-                    stack.enter_context(transaction.atomic(using=alias))
+        # What is open elsewhere is open by ATOMIC_REQUESTS, which covers no shard.
+        with atomic_on([alias for alias in self.action_databases() if open_elsewhere(alias)]):
             return super().response_action(request, queryset, *args, **kwargs)
 
     def delete_queryset(self, request: HttpRequest, queryset: Any) -> None:
         """Delete rows on each shard, all or none."""
-        with every_shard(queryset).on_each_shard() as parts:
+        with every_shard(queryset).parts() as parts:
             for part in parts:
                 super().delete_queryset(request, part)
 
