@@ -8,15 +8,16 @@ one on each.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
 from django.http import HttpRequest
 
 from dbpatterns.sharding.context import current_shard, on
-from dbpatterns.sharding.reference import on_every_shard
 from dbpatterns.sharding.shard_map import shards
+from dbpatterns.transactions.several import atomic_on
 
 __all__ = ["ReferenceAdmin"]
 
@@ -33,26 +34,20 @@ class ReferenceAdmin(_ModelAdmin):
     end. What is deleted with a row is shown, and deleted, on each shard.
     """
 
-    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> Any:
+    def changelist_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         """Show the rows, or run an action."""
-        view = super().changelist_view
-        return _page(request, lambda: view(request, extra_context))
+        with _page(request):
+            return super().changelist_view(request, *args, **kwargs)
 
-    def changeform_view(
-        self,
-        request: HttpRequest,
-        object_id: Any = None,
-        form_url: str = "",
-        extra_context: Any = None,
-    ) -> Any:
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         """Show or save a row."""
-        view = super().changeform_view
-        return _page(request, lambda: view(request, object_id, form_url, extra_context))
+        with _page(request):
+            return super().changeform_view(request, *args, **kwargs)
 
-    def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> Any:
+    def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         """Ask, and delete a row."""
-        view = super().delete_view
-        return _page(request, lambda: view(request, object_id, extra_context))
+        with _page(request):
+            return super().delete_view(request, *args, **kwargs)
 
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
         """Return what goes with the rows, of each shard; the rows themselves once."""
@@ -69,9 +64,8 @@ class ReferenceAdmin(_ModelAdmin):
         return rows, counts, needed, protected
 
 
-def _page(request: HttpRequest, view: Callable[[], Any]) -> Any:
-    with on(current_shard() or shards()[0]):
-        if request.method in ("GET", "HEAD"):
-            return view()
-        with on_every_shard():
-            return view()
+@contextmanager
+def _page(request: HttpRequest) -> Iterator[None]:
+    may_write = request.method not in ("GET", "HEAD")
+    with on(current_shard() or shards()[0]), atomic_on(shards() if may_write else ()):
+        yield
