@@ -8,7 +8,7 @@ not on all of them is refused.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, ClassVar, Self
 
 from django.db import models
@@ -86,10 +86,13 @@ class ReferenceQuerySet(models.QuerySet[Any]):
         return row, is_new
 
     def get_or_create(self, defaults: Any = None, **values: Any) -> Any:
-        """As Django's; the row is looked for on one shard, and made on every."""
+        """As Django's; the row is looked for on one shard, by one query if it is there."""
         if self._db:
             return super().get_or_create(defaults, **values)
-        with _covered(self.model):
+        self._for_write = True  # as Django's own, which looks where it would write
+        with suppress(self.model.DoesNotExist):
+            return self.get(**values), False
+        with _covered(self.model):  # Django would hold a transaction on one, which covers no others
             return super().get_or_create(defaults, **values)
 
     def update(self, **values: Any) -> int:

@@ -1,7 +1,10 @@
 """Reference models: read from any shard, and written to all of them, or to one to mend it."""
 
+from contextlib import ExitStack
+
 import pytest
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connections, transaction
+from django.test.utils import CaptureQueriesContext
 
 from dbpatterns.sharding import on_every_shard, shard, shard_for, shards
 from tests.plainshop.models import Buyer as PlainBuyer
@@ -79,3 +82,15 @@ def test_a_value_that_is_made_anew_each_time_is_made_once() -> None:
     row, was_new = Country.objects.get_or_create({"name": lambda: next(words)}, code="ES")
     assert was_new
     assert names("ES") == ["c"] * len(shards())
+
+
+def test_a_row_that_is_there_is_got_by_one_query_and_within_any_block() -> None:
+    Country.objects.create(code="IT", name="Italy")
+    with ExitStack() as stack:
+        sent = [
+            stack.enter_context(CaptureQueriesContext(connections[alias])) for alias in shards()
+        ]
+        stack.enter_context(transaction.atomic())
+        row, was_new = Country.objects.get_or_create({"name": "other"}, code="IT")
+    assert (row.name, was_new) == ("Italy", False)
+    assert [len(each) for each in sent] == [1] + [0] * (len(shards()) - 1)
