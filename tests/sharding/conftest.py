@@ -5,6 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib.auth import get_user_model
+from django.db import connections
+from django.test import Client
 
 from dbpatterns.commands import Exit
 from tests.servers import Standby
@@ -22,6 +25,17 @@ def filled(db: None) -> Iterator[None]:
     fill(plain)
     yield
     assert misplaced() == []
+
+
+@pytest.fixture(params=[False, True], ids=["", "ATOMIC_REQUESTS"])
+def staff(
+    request: pytest.FixtureRequest, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> Client:
+    """One who may do everything, with and without a transaction around each request."""
+    settings = connections["default"].settings_dict
+    monkeypatch.setitem(settings, "ATOMIC_REQUESTS", request.param)
+    client.force_login(get_user_model().objects.create_superuser("staff", password="secret"))
+    return client
 
 
 @pytest.fixture(scope="session")

@@ -5,12 +5,14 @@ from types import ModuleType
 from typing import Any
 from uuid import UUID
 
+from django.http import HttpRequest, HttpResponse
+
 from dbpatterns.sharding import shard_for, shards
 from dbpatterns.sharding.shard_map import first_map
 from tests.plainshop import models as plain
 from tests.shop import models as shop
 
-__all__ = ["BUYERS", "contents", "fill", "misplaced"]
+__all__ = ["BUYERS", "contents", "fill", "misplaced", "say_nothing"]
 
 MODELS = ("Country", "Mark", "Buyer", "Order", "Marking", "Line")
 
@@ -95,3 +97,8 @@ def misplaced() -> list[tuple[str, str, Any]]:
         for row, owner in getattr(shop, name).objects.using(alias).values_list("pk", key)
         if shard_for(owner) != alias
     ]
+
+
+def say_nothing(request: HttpRequest) -> HttpResponse:
+    """Be the page of an error: the demo's own leads to its other pages, which a test has not."""
+    return HttpResponse(status=500)

@@ -5,16 +5,14 @@ from typing import Any
 import pytest
 from django.contrib import admin
 from django.contrib.admin.models import LogEntry
-from django.contrib.auth import get_user_model
 from django.db import IntegrityError, connections
-from django.http import HttpRequest, HttpResponse
 from django.test import Client
 from django.urls import path, reverse
 
 from dbpatterns.errors import UsageError
 from dbpatterns.sharding import shard, shard_for, shards
 from dbpatterns.sharding.reference_admin import ReferenceAdmin
-from tests.sharding.support import BUYERS
+from tests.sharding.support import BUYERS, say_nothing
 from tests.shop.models import Buyer, Country
 
 pytestmark = [
@@ -49,22 +47,8 @@ plain, ours = admin.AdminSite("plain"), admin.AdminSite("ours")
 plain.register(Country, PlainAdmin)
 ours.register(Country, CountryAdmin)
 urlpatterns = [path("plain/", plain.urls), path("ours/", ours.urls)]
+handler500 = say_nothing
 NEW = {"code": "IT", "name": "Italy"}
-
-
-def handler500(request: HttpRequest) -> HttpResponse:
-    """Say nothing: the demo's own page leads to its other pages, which are not here."""
-    return HttpResponse(status=500)
-
-
-@pytest.fixture(params=[False, True], ids=["", "ATOMIC_REQUESTS"])
-def staff(
-    request: pytest.FixtureRequest, client: Client, monkeypatch: pytest.MonkeyPatch
-) -> Client:
-    settings = connections["default"].settings_dict
-    monkeypatch.setitem(settings, "ATOMIC_REQUESTS", request.param)
-    client.force_login(get_user_model().objects.create_superuser("staff", password="secret"))
-    return client
 
 
 def url(page: str, *arguments: object, site: str = "ours") -> str:

@@ -10,7 +10,7 @@ from django.contrib import admin
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth import get_user_model
 from django.db import IntegrityError, InterfaceError, OperationalError, connections
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 from django.test import Client, RequestFactory
 from django.test.utils import CaptureQueriesContext
 from django.urls import path, reverse
@@ -20,7 +20,7 @@ from dbpatterns.sharding import shard, shard_for, shards
 from dbpatterns.sharding.errors import CrossShardError, ShardKeyRequired, ShardUnavailable
 from dbpatterns.sharding.every_shard import every_shard
 from dbpatterns.sharding.sharded_admin import ShardedAdmin, ShardedInlineMixin
-from tests.sharding.support import BUYERS
+from tests.sharding.support import BUYERS, say_nothing
 from tests.shop.models import Buyer, Line, Marking, Order
 
 pytestmark = [
@@ -80,22 +80,7 @@ ours.register(Order, OrderAdmin)
 ours.register(Buyer, BuyerAdmin)
 ours.register(Line, LineAdmin)
 urlpatterns = [path("plain/", plain.urls), path("ours/", ours.urls)]
-
-
-def handler500(request: HttpRequest) -> HttpResponse:
-    """Say nothing: the demo's own page leads to its other pages, which are not here."""
-    return HttpResponse(status=500)
-
-
-@pytest.fixture(params=[False, True], ids=["", "ATOMIC_REQUESTS"])
-def staff(
-    request: pytest.FixtureRequest, client: Client, monkeypatch: pytest.MonkeyPatch
-) -> Client:
-    """One who may do everything, with and without a transaction around each request."""
-    settings = connections["default"].settings_dict
-    monkeypatch.setitem(settings, "ATOMIC_REQUESTS", request.param)
-    client.force_login(get_user_model().objects.create_superuser("staff", password="secret"))
-    return client
+handler500 = say_nothing
 
 
 def url(page: str, model: type = Order, *arguments: object, site: str = "ours") -> str:

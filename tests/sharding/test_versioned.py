@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 from django.contrib import admin
-from django.contrib.auth import get_user_model
 from django.db import connections, transaction
 from django.http import HttpRequest
 from django.test import Client
@@ -121,14 +120,7 @@ def url(page: str, *arguments: object) -> str:
 
 
 @pytest.mark.urls(__name__)
-@pytest.mark.parametrize("is_atomic", [False, True])
 class TestAdmin:
-    @pytest.fixture(autouse=True)
-    def staff(self, client: Client, monkeypatch: pytest.MonkeyPatch, is_atomic: bool) -> Client:
-        monkeypatch.setitem(connections["default"].settings_dict, "ATOMIC_REQUESTS", is_atomic)
-        client.force_login(get_user_model().objects.create_superuser("staff", password="secret"))
-        return client
-
     def chosen(self, tickets: list[Ticket], action: str, **values: Any) -> dict[str, Any]:
         rows = [each.pk for each in tickets]
         return {"action": action, "_selected_action": rows, "index": 0, **values}
