@@ -46,7 +46,7 @@ class Payment:
             raise UsageError(f"An idempotency key is a text of 1 to {TEXT} characters: {key!r}.")
         if not isinstance(reference, str) or len(reference) > TEXT:
             raise UsageError(f"A reference is a text of at most {TEXT} characters.")
-        if any("\0" in each for each in (key, reference, self.currency) if each):
+        if "\0" in f"{key}{reference}{self.currency}":
             raise UsageError("A key, a reference and a currency have no NUL character.")
         is_late = self.expires_in is not None and self.expires_in <= datetime.timedelta(0)
         if is_late or (self.expires_in is not None and not self.pending):

@@ -12,6 +12,7 @@ import json
 from typing import Any
 
 from django.db import connections, router
+from django.db.models.base import ModelState
 from django.utils import timezone
 
 from dbpatterns.errors import UsageError
@@ -23,6 +24,10 @@ from dbpatterns.ledger.transfers_here import end_here, make_here
 __all__ = ["expire_transfers", "post_transfer", "reverse_transfer", "transfer", "void_transfer"]
 
 COLUMNS = [field.attname for field in Transfer._meta.concrete_fields]
+TOLD = (  # moments as seconds: psycopg takes ten times as long to read a timestamp
+    "refusal, facts::text, replay, made_id, made_currency,"
+    " date_part('epoch', made_at), date_part('epoch', made_until)"
+)
 
 
 def transfer(
@@ -179,7 +184,7 @@ def _make(alias: str, payment: Payment, reverses: int | None) -> Transfer:
             named += f", {name} => %s"
             values.append(value)
     with connection.cursor() as cursor:
-        cursor.execute(f"SELECT * FROM dbpatterns_ledger_move(%s, %s, %s{named})", values)
+        cursor.execute(f"SELECT {TOLD} FROM dbpatterns_ledger_move(%s, %s, %s{named})", values)
         code, facts, is_replay, number, currency, made_at, made_until = cursor.fetchone()
     if code:
         raise errors.refusal(code, json.loads(facts))
@@ -188,22 +193,39 @@ def _make(alias: str, payment: Payment, reverses: int | None) -> Transfer:
         made.is_replay = is_replay
         return made
     status, posted = ("pending", 0) if payment.pending else ("posted", payment.amount)
-    row = {
-        "id": number,
-        "source_id": source,
-        "destination_id": destination,
-        "amount": payment.amount,
-        "posted_amount": posted,
-        "currency": currency,
-        "status": status,
-        "reference": payment.reference,
-        "idempotency_key": payment.idempotency_key or "",
-        "reverses_id": None,
-        "created_at": made_at,
-        "expires_at": made_until,
-        "ended_at": None,
-    }
-    return Transfer.from_db(alias, COLUMNS, [row[name] for name in COLUMNS])
+    return _as_read(
+        connection,
+        id=number,
+        source_id=source,
+        destination_id=destination,
+        amount=payment.amount,
+        posted_amount=posted,
+        currency=currency,
+        status=status,
+        reference=payment.reference,
+        idempotency_key=payment.idempotency_key or "",
+        reverses_id=None,
+        created_at=_moment(connection, made_at),
+        expires_at=None if made_until is None else _moment(connection, made_until),
+        ended_at=None,
+    )
+
+
+def _as_read(connection: Any, **row: Any) -> Transfer:
+    """Return what `Transfer.from_db` would, in a quarter of its time and without signals."""
+    made = Transfer.__new__(Transfer)
+    made._state = ModelState()
+    made._state.db, made._state.adding = connection.alias, False
+    made.__dict__.update(row)
+    return made
+
+
+def _moment(connection: Any, seconds: float) -> datetime.datetime:
+    """Return a moment as Django reads it from this database."""
+    if connection.timezone is None:  # without USE_TZ
+        aware = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+        return timezone.make_naive(aware, timezone.get_default_timezone())
+    return datetime.datetime.fromtimestamp(seconds, connection.timezone)
 
 
 def _end(alias: str, number: int, status: str, amount: int | None) -> Transfer:

@@ -83,7 +83,13 @@ def test_plain_locks_in_the_order_of_the_arguments_end_in_a_deadlock() -> None:
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("pending", [False, True])
-def test_what_is_returned_is_what_is_stored_in_every_column(pending: bool) -> None:
+@pytest.mark.parametrize(
+    ("use_tz", "zone"), [(True, "UTC"), (True, "Asia/Tokyo"), (False, "America/New_York")]
+)
+def test_what_is_returned_is_what_is_stored_in_every_column(
+    pending: bool, use_tz: bool, zone: str, settings: Any
+) -> None:
+    settings.TIME_ZONE, settings.USE_TZ = zone, use_tz
     payer, payee = funded(100, 0)
     until = datetime.timedelta(hours=1) if pending else None
     made = transfer(
@@ -93,9 +99,13 @@ def test_what_is_returned_is_what_is_stored_in_every_column(pending: bool) -> No
         expires_in=until,
         reference="rent",
     )
-    assert Transfer.objects.filter(pk=made.pk).values().get() == {
-        each.attname: getattr(made, each.attname) for each in Transfer._meta.concrete_fields
-    }
+    stored = Transfer.objects.get(pk=made.pk)
+    for each in Transfer._meta.concrete_fields:
+        assert getattr(made, each.attname) == getattr(stored, each.attname)
+    assert made.created_at.tzinfo == stored.created_at.tzinfo
+    assert (made._state.db, made._state.adding) == ("default", False)
+    assert made.source == payer
+    assert not made.get_deferred_fields()
 
 
 @pytest.mark.django_db
