@@ -24,10 +24,6 @@ from dbpatterns.ledger.transfers_here import end_here, make_here
 __all__ = ["expire_transfers", "post_transfer", "reverse_transfer", "transfer", "void_transfer"]
 
 COLUMNS = [field.attname for field in Transfer._meta.concrete_fields]
-TOLD = (  # moments as seconds: psycopg takes ten times as long to read a timestamp
-    "refusal, facts::text, replay, made_id, made_currency,"
-    " date_part('epoch', made_at), date_part('epoch', made_until)"
-)
 
 
 def transfer(
@@ -184,7 +180,7 @@ def _make(alias: str, payment: Payment, reverses: int | None) -> Transfer:
             named += f", {name} => %s"
             values.append(value)
     with connection.cursor() as cursor:
-        cursor.execute(f"SELECT {TOLD} FROM dbpatterns_ledger_move(%s, %s, %s{named})", values)
+        cursor.execute(f"SELECT * FROM dbpatterns_ledger_move(%s, %s, %s{named})", values)
         code, facts, is_replay, number, currency, made_at, made_until = cursor.fetchone()
     if code:
         raise errors.refusal(code, json.loads(facts))
