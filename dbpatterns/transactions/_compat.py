@@ -8,7 +8,8 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Model, QuerySet
 
-__all__ = ["commit_hooks", "connection_of", "has_testcase", "is_in_testcase", "is_in_transaction"]
+__all__ = ["commit_hooks", "connection_of", "has_testcase", "is_aborted", "is_in_testcase"]
+__all__ += ["is_in_transaction", "write_alias"]
 __all__ += ["open_savepoints", "psycopg_connection", "put_first", "run_hooks", "savepoints_made"]
 __all__ += ["without_limits"]
 
@@ -54,12 +55,35 @@ def psycopg_connection(connection: BaseDatabaseWrapper) -> Any:
     """Return the driver's connection, opened if need be; None unless the driver is psycopg 3.
 
     psycopg sends what is set on it with its BEGIN. Reads `Database` (5.2 to 6.1), the driver's
-    module. Can go when Django's `atomic` takes an isolation level.
+    module. Has `CONN_HEALTH_CHECKS` look now: Django's BEGIN would look later, and open another
+    connection, on which nothing is set. Can go when Django's `atomic` takes an isolation level.
     """
     if getattr(connection, "Database", None) is not sys.modules.get("psycopg"):
         return None
+    if not connection.in_atomic_block:
+        connection.close_if_health_check_failed()
     connection.ensure_connection()
     return connection.connection
+
+
+def is_aborted(connection: BaseDatabaseWrapper) -> bool:
+    """Tell whether PostgreSQL has given the transaction up after an error; no query.
+
+    Its answer to COMMIT is then a rollback, and no error. Reads the driver's
+    `info.transaction_status`, which is 3 then in psycopg and psycopg2.
+    """
+    info = getattr(connection.connection, "info", None)
+    return getattr(info, "transaction_status", None) == 3
+
+
+def write_alias(queryset: "QuerySet[Any]") -> str:
+    """Return the database that a queryset would write to, and so takes its locks on.
+
+    Sets `QuerySet._for_write` (5.2 to 6.1) on a copy, as `select_for_update` does.
+    """
+    queryset = queryset.all()
+    queryset._for_write = True  # type: ignore[attr-defined]
+    return queryset.db
 
 
 def open_savepoints(connection: BaseDatabaseWrapper) -> set[str]:

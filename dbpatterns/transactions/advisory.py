@@ -22,7 +22,7 @@ from dbpatterns.errors import UsageError
 from dbpatterns.transactions._compat import connection_of, is_in_transaction
 from dbpatterns.transactions.errors import LockLost, LockTimeout, NestedTransactionError
 from dbpatterns.transactions.guards import require_transaction
-from dbpatterns.transactions.locks import LOCK_NOT_AVAILABLE
+from dbpatterns.transactions.locks import LOCK_NOT_AVAILABLE, require_lock_at_begin
 from dbpatterns.transactions.options import check_seconds
 from dbpatterns.transactions.sqlstates import sqlstate_of
 from dbpatterns.transactions.timeouts import local_timeouts
@@ -120,10 +120,12 @@ def advisory_xact_lock(
     everything at BEGIN, and this does nothing.
     Raises: TransactionRequiredError: nothing would hold it. LockTimeout: not to be had; after a
         wait in seconds the transaction is lost, unless a savepoint is around the call.
+        ConfigurationError: SQLite that locks nothing at BEGIN.
     """
     connection = connection_of(using)
     number = advisory_key(*key)
     require_transaction("advisory_xact_lock()", connection.alias)
+    require_lock_at_begin("advisory_xact_lock()", connection.alias)
     if connection.vendor == "postgresql":
         suffix = "_shared" if shared else ""
         _take(connection, f"pg_{{}}advisory_xact_lock{suffix}", number, key, wait)

@@ -9,7 +9,6 @@
 A function can be run again, so it may be retried; a block cannot, and takes `attempts()`.
 """
 
-import inspect
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -18,9 +17,9 @@ from functools import wraps
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
-from dbpatterns.errors import UsageError
 from dbpatterns.transactions.blocks import block
 from dbpatterns.transactions.checks import declare
+from dbpatterns.transactions.guards import name_of, refuse_deferred
 from dbpatterns.transactions.options import Isolation, Options
 from dbpatterns.transactions.retries import Retry, each_attempt
 
@@ -46,10 +45,10 @@ class Atomic:
 
         Raises: UsageError: the function is async or a generator, whose body would run outside.
         """
-        _refuse_deferred(function)
+        refuse_deferred(function)
         options = self._options
         if not options.label:
-            options = replace(options, label=f"{function.__module__}.{function.__qualname__}")
+            options = replace(options, label=_label_of(function))
 
         @wraps(function)
         def transactional(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -176,15 +175,6 @@ def _run(using: str | None, options: Options, retry: Retry | None, call: Callabl
     return result
 
 
-def _refuse_deferred(function: Callable[..., Any]) -> None:
-    kinds = {
-        "async": inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function),
-        "a generator": inspect.isgeneratorfunction(function),
-    }
-    for kind, is_it in kinds.items():
-        if is_it:
-            raise UsageError(
-                f"{function.__qualname__} is {kind}, so its body would run after the transaction. "
-                "Decorate the sync function that does the work; from async code call it by "
-                "sync_to_async."
-            )
+def _label_of(function: Callable[..., Any]) -> str:
+    module = getattr(function, "__module__", None)
+    return f"{module}.{name_of(function)}" if module else name_of(function)

@@ -10,7 +10,12 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from django.db import Error, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from dbpatterns.transactions._compat import connection_of, has_testcase, is_in_transaction
+from dbpatterns.transactions._compat import (
+    connection_of,
+    has_testcase,
+    is_aborted,
+    is_in_transaction,
+)
 from dbpatterns.transactions.errors import CommitOutcomeUnknown, NestedTransactionError
 from dbpatterns.transactions.hooks import Committed, committed_flag
 from dbpatterns.transactions.isolation import (
@@ -111,9 +116,12 @@ def _begun(connection: BaseDatabaseWrapper, options: Options, record: Record) ->
                 yield
             record.savepoints = running.savepoints
             running.warn_of(record.savepoints)
-            is_committing = not connection.needs_rollback
-            if is_committing and options.resolve_commit and not is_test:
+            will_commit = not connection.needs_rollback
+            if will_commit and is_aborted(connection):
+                raise transaction.TransactionManagementError(_ABORTED.format(options.label))
+            if will_commit and options.resolve_commit and not is_test:
                 pledge = Pledge.take(connection)
+            is_committing = will_commit  # only now: what is lost before is rolled back for sure
         if is_committing:
             record.outcome = "committed"
     except BaseException as error:
@@ -123,14 +131,25 @@ def _begun(connection: BaseDatabaseWrapper, options: Options, record: Record) ->
         elif is_committing and isinstance(error, Error) and _is_loss(error):
             try:
                 settle(connection, pledge, options.label, error)
-            except CommitOutcomeUnknown:
-                record.outcome = "unknown"
+            except BaseException as raised:
+                if committed.is_true:
+                    record.outcome = "committed"
+                elif isinstance(raised, CommitOutcomeUnknown):
+                    record.outcome = "unknown"
                 raise
             record.outcome = "committed"
             return
+        elif pledge:
+            pledge.hooks.clear()  # at once, as `settle` does
         raise
     finally:
         finish()
+
+
+_ABORTED = (
+    "An error within the transaction {!r} was caught, and PostgreSQL has undone all of it: nothing "
+    "was written. Let the error out, or put a savepoint() around what may fail."
+)
 
 
 def _is_loss(error: Error) -> bool:

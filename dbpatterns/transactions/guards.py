@@ -9,6 +9,7 @@
 A TestCase's own transaction does not count, so a test sees what production would.
 """
 
+import inspect
 from collections.abc import Callable
 from contextlib import ContextDecorator
 from functools import wraps
@@ -16,10 +17,12 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 from django.db import connections
 
+from dbpatterns.errors import UsageError
 from dbpatterns.transactions._compat import connection_of, is_in_transaction
 from dbpatterns.transactions.errors import NestedTransactionError, TransactionRequiredError
 
-__all__ = ["durable", "in_transaction", "require_transaction", "transaction_required"]
+__all__ = ["durable", "in_transaction", "name_of", "refuse_deferred", "require_transaction"]
+__all__ += ["transaction_required"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,12 +46,36 @@ def require_transaction(what: str, using: str | None) -> None:
         )
 
 
+def name_of(function: Callable[..., Any]) -> str:
+    """Return what messages call a function; a partial or an object that is called has no name."""
+    return getattr(function, "__qualname__", None) or repr(function)
+
+
+def refuse_deferred(function: Callable[..., Any]) -> None:
+    """Refuse what runs its body after the call.
+
+    Raises: UsageError: the function is async or a generator.
+    """
+    kinds = {
+        "async": inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function),
+        "a generator": inspect.isgeneratorfunction(function),
+    }
+    for kind, is_it in kinds.items():
+        if is_it:
+            raise UsageError(
+                f"{name_of(function)} is {kind}, so its body would run after the transaction. "
+                "Decorate the sync function that does the work; from async code call it by "
+                "sync_to_async."
+            )
+
+
 class _Required(ContextDecorator):
     def __init__(self, using: str | None) -> None:
         self._using = using
 
     def __call__(self, function: F) -> F:
-        name = function.__qualname__
+        refuse_deferred(function)
+        name = name_of(function)
 
         @wraps(function)
         def guarded(*args: Any, **kwargs: Any) -> Any:
@@ -71,7 +98,7 @@ def transaction_required(using: str | None = None) -> _Required: ...
 def transaction_required(using: Any = None) -> Any:
     """Refuse to run a function, or a `with` block, outside a transaction; no query.
 
-    Raises: TransactionRequiredError: at the call.
+    Raises: TransactionRequiredError: at the call. UsageError: at once, as `atomic` does.
     """
     if callable(using):
         return _Required(None)(using)
@@ -81,15 +108,16 @@ def transaction_required(using: Any = None) -> Any:
 def durable(function: Callable[P, R]) -> Callable[P, R]:
     """Refuse to run a function within a transaction on any database: what it commits must stay.
 
-    Raises: NestedTransactionError: at the call; nothing was done.
+    Raises: NestedTransactionError: at the call; nothing was done. UsageError: at once, as `atomic`.
     """
+    refuse_deferred(function)
 
     @wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
         for alias in connections:
             if in_transaction(alias):
                 raise NestedTransactionError(
-                    f"{function.__qualname__} was called within a transaction on {alias!r}, which "
+                    f"{name_of(function)} was called within a transaction on {alias!r}, which "
                     "could still undo what it does. Call it outside, or by after_commit()."
                 )
         return function(*args, **kwargs)

@@ -84,9 +84,10 @@ def read_only_block(connection: BaseDatabaseWrapper) -> Iterator[None]:
         yield
         return
     driver = connection.connection
+    (before,) = driver.execute("PRAGMA query_only").fetchone()  # on, within another such block
     driver.execute("PRAGMA query_only = ON")
     try:
         yield
     finally:
         if not connection.closed_in_transaction:
-            driver.execute("PRAGMA query_only = OFF")
+            driver.execute(f"PRAGMA query_only = {before:d}")

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections, router
 from django.db.models import Model, QuerySet
 
 from dbpatterns.errors import ConfigurationError, UsageError
-from dbpatterns.transactions._compat import without_limits
+from dbpatterns.transactions._compat import without_limits, write_alias
 from dbpatterns.transactions.checks import begins_with_lock
 from dbpatterns.transactions.errors import LockTimeout
 from dbpatterns.transactions.guards import require_transaction
@@ -21,7 +21,7 @@ from dbpatterns.transactions.options import check_seconds
 from dbpatterns.transactions.sqlstates import sqlstate_of
 from dbpatterns.transactions.timeouts import local_timeouts
 
-__all__ = ["LOCK_NOT_AVAILABLE", "lock_rows"]
+__all__ = ["LOCK_NOT_AVAILABLE", "lock_rows", "require_lock_at_begin"]
 
 M = TypeVar("M", bound=Model)
 LOCK_NOT_AVAILABLE = "55P03"
@@ -48,22 +48,26 @@ def lock_rows(
         nowait: do not wait at all.
         skip_locked: leave out rows that another holds.
         timeout: seconds to wait for each row.
-        using: the database; that of the first target if None.
+        using: the database; the one that the targets are written to if None.
     Raises: TransactionRequiredError: nothing would hold the locks. LockTimeout: with `nowait` or
         `timeout`; the transaction is lost, unless a savepoint is around the call. DoesNotExist: a
-        row given is gone. UsageError: a contradiction, or one model in two querysets.
+        row given is gone. UsageError: a contradiction, one model in two querysets, or rows of two
+        databases.
     """
     if nowait + skip_locked + (timeout is not None) > 1:
         raise UsageError("lock_rows(): nowait, skip_locked and timeout exclude each other.")
     check_seconds("timeout", timeout)
     parts = [_as_part(target) for target in targets]
-    alias = using or next((part.alias for part in parts if part.alias), DEFAULT_DB_ALIAS)
+    alias = using or _one_of({part.alias for part in parts if part.alias})
     require_transaction("lock_rows()", alias)
-    _require_lock_at_begin(alias)
+    require_lock_at_begin("lock_rows()", alias)
     found: dict[type[Model], dict[object, M]] = {}
+    requests = _requests(parts, alias, skip_locked)
     with local_timeouts(connections[alias], lock=timeout, restore=True):
-        for label, model, queryset in _requests(parts, alias):
-            queryset = queryset.order_by(order).select_for_update(
+        for label, model, queryset in requests:
+            if not queryset.query.is_sliced:
+                queryset = queryset.order_by(order)
+            queryset = queryset.select_for_update(
                 nowait=nowait, skip_locked=skip_locked, of=_own_tables(model)
             )
             try:
@@ -118,12 +122,24 @@ class _Part:
 
 def _as_part(target: "QuerySet[Any] | Model | Iterable[Any]") -> _Part:
     if isinstance(target, QuerySet):
-        return _Part(target.db, queryset=target)
+        return _Part(write_alias(target), queryset=target)
     rows = [target] if isinstance(target, Model) else list(target)
-    return _Part(next((row._state.db or "" for row in rows), ""), rows=rows)
+    known = (row for row in rows if row._state.db)
+    return _Part(next((router.db_for_write(type(r), instance=r) for r in known), ""), rows=rows)
 
 
-def _requests(parts: Sequence[_Part], alias: str) -> "list[tuple[str, type[Model], QuerySet[Any]]]":
+def _one_of(aliases: set[str]) -> str:
+    if len(aliases) > 1:
+        raise UsageError(
+            f"lock_rows() was given rows of several databases, {', '.join(sorted(aliases))}, which "
+            "have no common order: call it for each, or pass `using`."
+        )
+    return aliases.pop() if aliases else DEFAULT_DB_ALIAS
+
+
+def _requests(
+    parts: Sequence[_Part], alias: str, skip_locked: bool
+) -> "list[tuple[str, type[Model], QuerySet[Any]]]":
     """Return what to select of each model, in the order of all."""
     querysets: dict[type[Model], QuerySet[Any]] = {}
     rows: dict[type[Model], list[Any]] = {}
@@ -137,7 +153,7 @@ def _requests(parts: Sequence[_Part], alias: str) -> "list[tuple[str, type[Model
                     f"lock_rows() was given two querysets of {model._meta.label}, which have no "
                     "common order. Give one that has the rows of both."
                 )
-            querysets[model] = _by_key(part, alias)
+            querysets[model] = _by_key(part, alias, skip_locked)
     for model, those in rows.items():
         if model in querysets:
             raise UsageError(
@@ -149,10 +165,15 @@ def _requests(parts: Sequence[_Part], alias: str) -> "list[tuple[str, type[Model
     return sorted((model._meta.label, model, each) for model, each in querysets.items())
 
 
-def _by_key(part: _Part, alias: str) -> "QuerySet[Any]":
-    """Return the queryset ready to be put in order; its keys are read first if it has its own."""
+def _by_key(part: _Part, alias: str, skip_locked: bool) -> "QuerySet[Any]":
+    """Return the queryset ready to be put in order; its keys are read first if it has its own.
+
+    Not those of the first so many that nobody holds: who skips never waits, and needs no order.
+    """
     assert part.queryset is not None
     queryset = part.queryset.using(alias)
+    if skip_locked and queryset.query.is_sliced:
+        return queryset
     if not queryset.query.is_sliced and not queryset.ordered:
         return queryset
     part.keys = list(queryset.values_list("pk", flat=True))
@@ -165,12 +186,21 @@ def _concrete(model: type[Model]) -> type[Model]:
 
 def _own_tables(model: type[Model]) -> tuple[str, ...]:
     """Name the row's own tables, its parents' included, and none that a queryset joins."""
-    return ("self", *(link.name for link in model._meta.parents.values() if link))
+    return ("self", *_links(model))
 
 
-def _require_lock_at_begin(alias: str) -> None:
+def _links(model: type[Model], before: str = "") -> Iterator[str]:
+    """Name the ways to the parents, and to theirs."""
+    for parent, link in model._meta.parents.items():
+        if link:
+            yield before + link.name
+            yield from _links(parent, f"{before}{link.name}__")
+
+
+def require_lock_at_begin(what: str, alias: str) -> None:
+    """Refuse to go on where SQLite would lock nothing. Raises: ConfigurationError."""
     if connections[alias].vendor == "sqlite" and not begins_with_lock(alias):
         raise ConfigurationError(
-            f"lock_rows() on {alias!r} would lock nothing: SQLite locks at BEGIN or not at all. "
+            f"{what} on {alias!r} would lock nothing: SQLite locks at BEGIN or not at all. "
             f'Set DATABASES["{alias}"]["OPTIONS"]["transaction_mode"] = "IMMEDIATE".'
         )

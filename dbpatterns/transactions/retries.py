@@ -27,7 +27,7 @@ from dbpatterns.transactions.errors import (
 )
 from dbpatterns.transactions.options import Isolation, Options, check_seconds
 from dbpatterns.transactions.records import Record
-from dbpatterns.transactions.sqlstates import HOPELESS, RETRYABLE, sqlstate_of
+from dbpatterns.transactions.sqlstates import HOPELESS, RETRYABLE, causes, sqlstate_of
 
 __all__ = ["Attempt", "Retry", "attempts", "each_attempt"]
 
@@ -69,7 +69,7 @@ class Retry:
 
     def delay(self, attempts: int) -> float:
         """Return how many seconds to sleep after so many attempts."""
-        return random.uniform(0, min(self.cap, self.base * 2 ** (attempts - 1)))
+        return random.uniform(0, min(self.cap, self.base * 2 ** min(attempts - 1, 60)))
 
 
 def attempts(
@@ -152,6 +152,7 @@ class _Loop:
     def rest(self) -> None:
         """Sleep before the next attempt, as `fail` has decided."""
         self._sleep()
+        self._sleep = lambda: None  # it holds the error, and so all that the block held
 
     def finish(self) -> None:
         """Have no further attempt."""
@@ -167,7 +168,8 @@ class _Loop:
         sqlstate = sqlstate_of(error)
         if sqlstate is not None and record.outcome != "committed":
             record.sqlstates.append(sqlstate)
-        is_final = isinstance(error, CommitOutcomeUnknown | RetryExhausted)
+        final = CommitOutcomeUnknown | RetryExhausted
+        is_final = any(isinstance(each, final) for each in causes(error))
         if record.outcome != "rolled_back" or is_final or sqlstate not in retry.sqlstates:
             self.finish()
             return False

@@ -5,7 +5,7 @@ SQLite has names instead, `SQLITE_BUSY` for one; they are used the same way.
 
 from collections.abc import Iterator
 
-__all__ = ["HOPELESS", "RETRYABLE", "is_connection_loss", "sqlstate_of"]
+__all__ = ["HOPELESS", "RETRYABLE", "causes", "is_connection_loss", "sqlstate_of"]
 
 RETRYABLE = frozenset({"40001", "40P01", "SQLITE_BUSY", "SQLITE_BUSY_SNAPSHOT"})
 """Serialization failure and deadlock: the server undid this one so that another could go on."""
@@ -28,7 +28,7 @@ def sqlstate_of(error: BaseException) -> str | None:
     Only causes (`raise … from`) count: an error raised while another was handled is its own.
     A driver that lost the server has no SQLSTATE to tell; that is 08006, connection failure.
     """
-    for each in _causes(error):
+    for each in causes(error):
         for name in ("sqlstate", "pgcode"):  # psycopg 3, psycopg2
             if hasattr(each, name):
                 state: str | None = getattr(each, name)
@@ -44,7 +44,8 @@ def is_connection_loss(sqlstate: str | None) -> bool:
     return sqlstate is not None and (sqlstate.startswith("08") or sqlstate in _SHUTDOWNS)
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, its cause, that one's, and so on."""
     seen: set[int] = set()
     each: BaseException | None = error
     while each is not None and id(each) not in seen:

@@ -8,7 +8,7 @@ from django.test import TestCase
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dbpatterns.errors import UsageError
+from dbpatterns.errors import ConfigurationError, UsageError
 from dbpatterns.transactions import (
     LockLost,
     LockTimeout,
@@ -212,3 +212,11 @@ class UnderTestCase(TestCase):
     def test_both_kinds_work(self) -> None:
         with advisory_lock("x"), atomic():
             advisory_xact_lock("x")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_sqlite_without_its_lock_at_begin_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    if connection.vendor == "sqlite":
+        monkeypatch.setitem(connection.settings_dict["OPTIONS"], "transaction_mode", None)
+        with atomic(), pytest.raises(ConfigurationError, match="advisory_xact_lock"):
+            advisory_xact_lock("invoice number", 2026)

@@ -1,17 +1,22 @@
 """`atomic`: what is asked for is what the server does, and what cannot be had is refused first."""
 
 import asyncio
+from contextlib import suppress
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from django.db import (
+    DatabaseError,
     IntegrityError,
     InternalError,
     OperationalError,
+    close_old_connections,
     connection,
     transaction,
 )
+from django.db.transaction import TransactionManagementError
 from django.test import TestCase
 from django.test.utils import CaptureQueriesContext
 
@@ -23,6 +28,7 @@ from dbpatterns.transactions import (
     NestedTransactionError,
     Retry,
     after_commit,
+    after_rollback,
     atomic,
     in_transaction,
     isolation,
@@ -467,3 +473,62 @@ class UnderTestCase(TestCase):
             Purse.objects.create()
         assert events[0].facts["outcome"] == "committed"
         assert events[0].facts["savepoints"] == 0
+
+
+@real
+def test_a_function_without_a_name_is_called_too() -> None:
+    assert atomic(partial(max, 1))(2) == 2
+    assert run_in_transaction(partial(max, 1), 2) == 2
+
+
+@real
+def test_a_read_only_block_stays_one_after_another_within_it() -> None:
+    with pytest.raises(DatabaseError), atomic(), atomic(read_only=True):
+        with atomic(read_only=True):
+            pass
+        Purse.objects.create()
+    assert Purse.objects.count() == 0
+
+
+@postgresql
+@real
+def test_an_error_that_was_caught_is_no_commit() -> None:
+    heard: list[str] = []
+    events: list[telemetry.Event] = []
+    with (
+        telemetry.listening(events.append),
+        pytest.raises(TransactionManagementError, match="'pay' was caught"),
+        atomic(label="pay"),
+    ):
+        Purse.objects.create()
+        after_commit(lambda: heard.append("mail"))
+        after_rollback(lambda: heard.append("undone"))
+        with suppress(DatabaseError):
+            fetch("SELECT 1 / 0")
+    assert (Purse.objects.count(), heard) == (0, ["undone"])
+    assert [each.facts["outcome"] for each in events] == ["rolled_back"]
+    with atomic():
+        with suppress(DatabaseError), savepoint():
+            fetch("SELECT 1 / 0")
+        Purse.objects.create()
+    assert Purse.objects.count() == 1
+
+
+@postgresql
+@real
+def test_a_level_holds_on_the_connection_that_a_health_check_opens() -> None:
+    connection.close()
+    settings = connection.settings_dict
+    before = {name: settings[name] for name in ("CONN_HEALTH_CHECKS", "CONN_MAX_AGE")}
+    settings.update(CONN_HEALTH_CHECKS=True, CONN_MAX_AGE=None)
+    try:
+        pid = fetch("SELECT pg_backend_pid()")
+        close_old_connections()
+        with threads() as pool:
+            pool.start(fetch, "SELECT pg_terminate_backend(%s, 30000)", pid).result(30)
+        with atomic(isolation=Isolation.SERIALIZABLE, read_only=True):
+            assert fetch("SHOW transaction_isolation") == "serializable"
+            assert fetch("SHOW transaction_read_only") == "on"
+    finally:
+        connection.close()
+        settings.update(before)

@@ -7,6 +7,7 @@ import pytest
 from django.db import connection, transaction
 from django.test import TestCase, override_settings
 
+from dbpatterns.errors import UsageError
 from dbpatterns.transactions import (
     NestedTransactionError,
     SubtransactionOverflow,
@@ -184,3 +185,12 @@ class UnderTestCase(TestCase):
             assert in_transaction()
             with savepoint():
                 assert withdraw(1) == 1
+
+
+def test_a_body_that_would_run_after_the_guard_is_refused() -> None:
+    def generator() -> Any:
+        yield 1
+
+    for guard in (durable, transaction_required):
+        with pytest.raises(UsageError, match="is a generator"):
+            guard(generator)

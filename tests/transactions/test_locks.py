@@ -22,8 +22,8 @@ from dbpatterns.transactions import (
     savepoint,
 )
 from dbpatterns.transactions.sqlstates import sqlstate_of
-from tests.testapp.models import Purse, PurseOwner, SavingsPurse
-from tests.transactions.support import PATIENCE_SECONDS, threads, until, waiting_sessions
+from tests.testapp.models import Purse, PurseOwner, SavingsPurse, YouthPurse
+from tests.transactions.support import PATIENCE_SECONDS, fetch, threads, until, waiting_sessions
 
 pytestmark = pytest.mark.django_db(transaction=True)
 postgresql = pytest.mark.postgresql
@@ -230,6 +230,14 @@ def test_rows_that_another_holds_are_skipped() -> None:
 
 
 @postgresql
+def test_a_second_worker_at_a_queue_gets_the_next_rows() -> None:
+    rows = make(4)
+    queue = Purse.objects.order_by("-pk")[:2]
+    with hold_lock(Purse.objects.filter(pk__in=[rows[3].pk, rows[2].pk])), atomic():
+        assert lock_rows(queue, skip_locked=True) == [rows[1], rows[0]]
+
+
+@postgresql
 def test_a_timeout_may_be_worth_a_retry() -> None:
     (purse,) = make(1)
     calls: list[None] = []
@@ -254,6 +262,53 @@ def test_another_error_stays_itself() -> None:
         atomic(statement_timeout=0.05),
     ):
         lock_rows(purse)
+
+
+@postgresql
+@pytest.mark.parametrize("model", [SavingsPurse, YouthPurse])
+def test_every_table_of_a_row_is_locked(model: type[Purse]) -> None:
+    row = model.objects.create()
+
+    def elsewhere() -> None:
+        with pytest.raises(LockTimeout), atomic():
+            lock_rows(Purse(pk=row.pk), nowait=True)
+
+    with atomic(), threads() as pool:
+        lock_rows(row)
+        pool.start(elsewhere).result(30)
+
+
+class ReadsElsewhere:
+    def db_for_read(self, *_: Any, **__: Any) -> str:
+        return "shard_0"
+
+    def db_for_write(self, *_: Any, **__: Any) -> str:
+        return "default"
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "shard_0"])
+def test_rows_are_locked_where_they_are_written_though_read_from_a_replica(settings: Any) -> None:
+    (purse,) = make(1)
+    settings.DATABASE_ROUTERS = [ReadsElsewhere()]
+    purse._state.db = "shard_0"
+    with atomic():
+        assert [each.pk for each in lock_rows(Purse.objects.all())] == [purse.pk]
+        assert [each.pk for each in lock_rows(purse)] == [purse.pk]
+
+
+def test_rows_of_two_databases_are_refused() -> None:
+    here, there = Purse(pk=1), Purse(pk=1)
+    here._state.db, there._state.db = "default", "shard_0"
+    with atomic(), pytest.raises(UsageError, match="several databases, default, shard_0"):
+        lock_rows(here, there)
+
+
+@postgresql
+def test_a_refusal_leaves_the_transaction_s_timeout_alone() -> None:
+    with atomic():
+        with pytest.raises(UsageError):
+            lock_rows(Purse.objects.all(), Purse.objects.all(), timeout=0.1)
+        assert fetch("SHOW lock_timeout") == "0"
 
 
 @postgresql

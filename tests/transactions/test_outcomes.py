@@ -14,6 +14,7 @@ import pytest
 from django.db import DatabaseError, OperationalError, connection, transaction
 
 from dbpatterns import telemetry
+from dbpatterns.testing.failures import inject_failures
 from dbpatterns.transactions import (
     RETRYABLE,
     CommitOutcomeUnknown,
@@ -239,3 +240,55 @@ def test_a_connection_lost_again_is_opened_again() -> None:
         assert pool.start(fetch, "SELECT pg_terminate_backend(%s, 30000)", pid).result(30)
     outcomes.settle(connection, outcomes.Pledge(xid, []), "pay", OperationalError())
     assert fetch("SELECT pg_backend_pid()") != pid
+
+
+def test_a_resolved_commit_is_not_repeated_for_what_its_hook_raises(proxy: DeafProxy) -> None:
+    calls: list[None] = []
+    events: list[telemetry.Event] = []
+
+    def hook() -> None:
+        with inject_failures("40001"), atomic():
+            Purse.objects.count()
+
+    @atomic(retry=Retry(base=0.0001), resolve_commit=True, label="pay")
+    def pay() -> None:
+        calls.append(None)
+        after_commit(hook)
+        Purse.objects.create()
+        proxy.is_deaf = True
+
+    with telemetry.listening(events.append), pytest.raises(OperationalError):
+        pay()
+    assert (len(calls), Purse.objects.count()) == (1, 1)
+    assert [e.facts["outcome"] for e in events if e.facts["label"] == "pay"] == ["committed"]
+
+
+def test_what_is_lost_before_the_commit_is_rolled_back_for_sure() -> None:
+    calls: list[None] = []
+
+    @atomic(retry=Retry(base=0.0001, sqlstates=LOST), resolve_commit=True)
+    def pay() -> None:
+        calls.append(None)
+        Purse.objects.create()
+        if len(calls) == 1:
+            pid = fetch("SELECT pg_backend_pid()")
+            with threads() as pool:
+                pool.start(fetch, "SELECT pg_terminate_backend(%s, 30000)", pid).result(30)
+
+    pay()
+    assert (len(calls), Purse.objects.count()) == (2, 1)
+
+
+def test_an_undo_is_called_before_the_next_attempt() -> None:
+    heard: list[str] = []
+
+    @atomic(retry=Retry(base=0.0001), resolve_commit=True)
+    def pay() -> None:
+        heard.append("start")
+        after_rollback(lambda: heard.append("undone"))
+        after_commit(lambda: heard.append("done"))
+        Purse.objects.create()
+
+    with inject_failures("40001", at="commit"):
+        pay()
+    assert heard == ["start", "undone", "start", "done"]

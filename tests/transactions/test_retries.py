@@ -22,6 +22,7 @@ from dbpatterns.errors import UsageError
 from dbpatterns.testing.failures import inject_failures
 from dbpatterns.transactions import (
     RETRYABLE,
+    CommitOutcomeUnknown,
     Isolation,
     NestedTransactionError,
     Retry,
@@ -461,3 +462,26 @@ def test_outside_a_transaction_nothing_is_injected() -> None:
             Purse.objects.create()
         Purse.objects.create()
     assert Purse.objects.count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_unknown_outcome_is_not_retried_by_another_name() -> None:
+    calls: list[None] = []
+
+    class LostLine(OperationalError):
+        sqlstate = "08006"
+
+    @atomic(retry=Retry(base=0.0001, sqlstates=RETRYABLE | {"08006"}))
+    def pay() -> None:
+        calls.append(None)
+        unknown = CommitOutcomeUnknown("?", database="other", label="", xid=None)
+        unknown.__cause__ = LostLine()
+        raise OSError("the payment failed") from unknown
+
+    with pytest.raises(OSError, match="the payment failed"):
+        pay()
+    assert len(calls) == 1
+
+
+def test_a_delay_has_a_limit_after_any_number_of_attempts() -> None:
+    assert Retry(attempts=5_000, cap=0.25).delay(4_999) <= 0.25

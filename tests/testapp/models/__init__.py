@@ -69,7 +69,7 @@ from tests.testapp.models.soft_delete import (
     Sticker,
     Volume,
 )
-from tests.testapp.models.transactions import Purse, PurseOwner, SavingsPurse
+from tests.testapp.models.transactions import Purse, PurseOwner, SavingsPurse, YouthPurse
 
 __all__ = [
     "Annex",
@@ -148,4 +148,5 @@ __all__ = [
     "Wallet",
     "WalletPayment",
     "Writer",
+    "YouthPurse",
 ]

@@ -22,3 +22,7 @@ class Purse(models.Model):
 
 class SavingsPurse(Purse):
     rate = models.IntegerField(default=0)
+
+
+class YouthPurse(SavingsPurse):
+    limit = models.IntegerField(default=0)
