@@ -19,10 +19,11 @@ from dbpatterns.errors import UsageError
 from dbpatterns.eventstore.batches import MAX_BYTES, MAX_EVENTS, Batch, NewEvent
 from dbpatterns.eventstore.errors import EventConflict, InvalidEvents, WrongExpectedVersion
 from dbpatterns.eventstore.models import StoredEvent
+from dbpatterns.transactions import advisory_key
 
 __all__ = ["MAX_BYTES", "MAX_EVENTS", "AppendResult", "Expected", "NewEvent", "append"]
 
-_TRIES = 50
+_TRIES = 500
 """Of an append that expects nothing in particular; each lost one is another writer's success."""
 
 
@@ -61,17 +62,20 @@ def append(
     Args:
         events: 1 to 1,000, the oldest first, at most 1 MB of JSON together.
         expected_version: the version last read, 0 for a new stream; or an `Expected`.
-    Returns: the earlier result when just these events, by their ids, are in the stream.
+    Returns: the earlier result when just these events, by their ids and types, are in the stream.
     Raises: WrongExpectedVersion: read again and decide. InvalidEvents: over a limit or no JSON.
-        EventConflict: ids that are stored, though not as this batch. UsageError: a negative
-        version.
+        EventConflict: ids that are stored, though not as this batch. UsageError: a version that
+        is none.
     """
-    if isinstance(expected_version, int) and expected_version < 0:
-        raise UsageError(f"A stream's version is 0 or more, not {expected_version}.")
+    is_number = type(expected_version) is int and expected_version >= 0
+    if not is_number and not isinstance(expected_version, Expected):
+        raise UsageError(f"A stream's version is 0 or more, not {expected_version!r}.")
     alias = using or router.db_for_write(StoredEvent)
     batch = _within_limits(stream, events)
     is_open = expected_version in (Expected.ANY, Expected.EXISTS)
-    for _ in range(_TRIES if is_open else 1):
+    for lost in range(_TRIES if is_open else 1):
+        if lost > 1:
+            _queue(alias, stream)
         refused: IntegrityError | None = None
         rows: list[tuple[int, int]] = []
         try:
@@ -95,13 +99,19 @@ def append(
 def _within_limits(stream: str, events: Sequence[NewEvent]) -> Batch:
     if not 1 <= len(events) <= MAX_EVENTS:
         raise InvalidEvents(
-            f"An append takes 1 to {MAX_EVENTS:,} events, not {len(events):,}: split it."
+            f"An append takes 1 to {MAX_EVENTS:,} events, not {len(events):,}: split it.",
+            stream=stream,
+            actual=len(events),
+            limit=MAX_EVENTS,
         )
     batch = Batch.of([stream] * len(events), events)
     if (size := batch.size) > MAX_BYTES:
         raise InvalidEvents(
             f"{len(events):,} events have {size:,} bytes of JSON, and an append takes "
-            f"{MAX_BYTES:,}: split it, or store large things elsewhere and their names here."
+            f"{MAX_BYTES:,}: split it, or store large things elsewhere and their names here.",
+            stream=stream,
+            actual=size,
+            limit=MAX_BYTES,
         )
     return batch
 
@@ -160,17 +170,26 @@ def _insert(alias: str, batch: Batch, expected: Expected | int) -> list[tuple[in
         return sorted(cursor.fetchall(), key=itemgetter(1))
 
 
+def _queue(alias: str, stream: str) -> None:
+    """Wait for the others who have lost twice; a transaction holds the stream until it commits."""
+    connection = connections[alias]
+    if connection.vendor == "postgresql" and connection.in_atomic_block:
+        key = advisory_key("dbpatterns.eventstore", stream)
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [key])
+
+
 def _earlier(alias: str, stream: str, events: Sequence[NewEvent]) -> AppendResult | None:
     """Return where these very events are; None when none of their ids is stored."""
     stored = StoredEvent.objects.using(alias).filter(event_id__in=[e.event_id for e in events])
     found = list(
-        stored.order_by("version").values_list("event_id", "stream", "position", "version")
+        stored.order_by("version").values_list("position", "version", "event_id", "stream", "type")
     )
     if not found:
         return None
-    asked = [(each.event_id, stream) for each in events]
-    if [(event_id, of) for event_id, of, _, _ in found] != asked:
+    asked = [(each.event_id, stream, each.type) for each in events]
+    if [tuple(same) for _, _, *same in found] != asked:
         raise EventConflict(
-            stream=stream, event_ids=[event_id for event_id, *_ in found], events=len(events)
+            stream=stream, event_ids=[each[2] for each in found], events=len(events)
         )
-    return AppendResult(found[-1][3], tuple(position for _, _, position, _ in found), True)
+    return AppendResult(found[-1][1], tuple(position for position, *_ in found), True)

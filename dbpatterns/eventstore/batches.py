@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from django.core.serializers.json import DjangoJSONEncoder
-
 from dbpatterns.eventstore.errors import InvalidEvents
 from dbpatterns.eventstore.upcasting import current_version
+from dbpatterns.exact_json import ExactJSONEncoder
 
 __all__ = ["MAX_BYTES", "MAX_EVENTS", "Batch", "NewEvent"]
 
@@ -47,10 +46,10 @@ class Batch:
     def of(cls, streams: Sequence[str], events: Sequence[NewEvent]) -> "Batch":
         """Return them, a stream for each event, or raise InvalidEvents."""
         for name in {*streams, *(each.type for each in events)}:
-            if not 0 < len(name) <= 255 or "\0" in name:
+            if not 0 < len(name) <= 255 or "\0" in name or not _is_unicode(name):
                 raise InvalidEvents(
-                    f"A stream and an event type have 1 to 255 characters and no NUL, not "
-                    f"{name[:40]!r}."
+                    f"A stream and an event type have 1 to 255 characters of Unicode and no NUL, "
+                    f"not {name[:40]!r}."
                 )
         if len({each.event_id for each in events}) < len(events):
             raise InvalidEvents("One event id stands twice in the batch: each event has its own.")
@@ -84,15 +83,24 @@ class Batch:
         return f"[{','.join(rows)}]"
 
 
+def _is_unicode(text: str) -> bool:
+    """Tell whether UTF-8 can say it: SQLite stores half of a surrogate pair and never reads it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _encode(event: NewEvent, value: Mapping[str, Any]) -> str:
     if not isinstance(value, Mapping):
         raise InvalidEvents(f"{event.type!r} has {type(value).__name__}, not a dict, as data.")
     try:
         text = json.dumps(
-            value, cls=DjangoJSONEncoder, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+            value, cls=ExactJSONEncoder, ensure_ascii=False, allow_nan=False, separators=(",", ":")
         )
         text.encode()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise InvalidEvents(f"The data of {event.type!r} is no JSON: {error}.") from error
     if _NUL.search(text):
         raise InvalidEvents(f"The data of {event.type!r} has a NUL, which jsonb cannot store.")

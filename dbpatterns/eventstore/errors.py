@@ -35,7 +35,24 @@ class WrongExpectedVersion(EventStoreError, DatabaseError):
 
 
 class InvalidEvents(EventStoreError, ValueError):
-    """The events cannot be stored: too many, too long, or no JSON."""
+    """The events cannot be stored: too many, too long, or no JSON.
+
+    Over a limit, `stream`, `actual` and `limit` say which, how many events or bytes, and of how
+    many; None otherwise.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        stream: str | None = None,
+        actual: int | None = None,
+        limit: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.stream = stream
+        self.actual = actual
+        self.limit = limit
 
 
 class EventConflict(EventStoreError):

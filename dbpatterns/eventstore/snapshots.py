@@ -6,6 +6,7 @@ A snapshot is a cache of one function's result. Change the function, and give it
 """
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 from django.db import router
@@ -29,7 +30,7 @@ def replay(
     Args:
         apply: returns the state after an event; the state is JSON values.
     """
-    state, version = initial, 0
+    state, version = deepcopy(initial), 0  # which `apply` may change
     if kind:
         snapshots = StreamSnapshot.objects.using(using or router.db_for_read(StreamSnapshot))
         if found := snapshots.filter(stream=stream, kind=kind).first():

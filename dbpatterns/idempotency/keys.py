@@ -23,12 +23,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
-from django.core.serializers.json import DjangoJSONEncoder
 from django.db import connections, router, transaction
 from django.utils import timezone
 
 from dbpatterns import telemetry
 from dbpatterns.errors import UsageError
+from dbpatterns.exact_json import ExactJSONEncoder
 from dbpatterns.idempotency._waiting import Busy, at_once
 from dbpatterns.idempotency.conf import IdempotencySettings
 from dbpatterns.idempotency.errors import (
@@ -75,7 +75,7 @@ def run_once(
             too, so that a tuple is a list.
         wait: for a running request with the key. On SQLite without, any other writer counts as
             one, since it has one lock for all.
-        expires_in: how long to remember the key; `EXPIRES_SECONDS` if not given.
+        expires_in: how long to remember the answer; `EXPIRES_SECONDS` if not given.
         using: the database that `work` writes to.
     Raises: IdempotencyConflict: the key was used with another fingerprint.
         IdempotencyInProgress: `wait` is false and a request with the key is running.
@@ -87,7 +87,9 @@ def run_once(
         raise InvalidIdempotencyKey(scope=scope, key=key, longest=longest)
     alias = using or router.db_for_write(IdempotencyKey)
     expected = _hash(fingerprint)
-    lifetime = expires_in or timedelta(seconds=IdempotencySettings.load().expires_seconds)
+    lifetime = expires_in
+    if lifetime is None:
+        lifetime = timedelta(seconds=IdempotencySettings.load().expires_seconds)
     try:
         with at_once(alias, is_wanted=not wait) as claim, transaction.atomic(using=alias):
             while True:
@@ -95,7 +97,10 @@ def run_once(
                     row = _claim(alias, scope, key, expected, timezone.now() + lifetime)
                 if row is not None:
                     text = _encode(work())
-                    IdempotencyKey.objects.using(alias).filter(pk=row).update(response=text)
+                    IdempotencyKey.objects.using(alias).filter(pk=row).update(
+                        response=text,
+                        expires_at=timezone.now() + lifetime,  # from now: the work may be long
+                    )
                     return Outcome(json.loads(text), is_replay=False)
                 if found := _stored(alias, scope, key, expected):
                     return found
@@ -167,8 +172,8 @@ def _hash(fingerprint: object) -> str:
 
 def _encode(value: object, *, sort_keys: bool = False) -> str:
     try:
-        return json.dumps(value, cls=DjangoJSONEncoder, sort_keys=sort_keys, allow_nan=False)
-    except (TypeError, ValueError) as error:
+        return json.dumps(value, cls=ExactJSONEncoder, sort_keys=sort_keys, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(
             f"{type(value).__name__} is no JSON ({error}): the answer is kept as JSON, and so is "
             "what it is the answer to. Return dicts, lists, text and numbers."

@@ -2,7 +2,8 @@
 
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from datetime import UTC, datetime, time
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from django.db.models import Max
 from django.test.utils import CaptureQueriesContext
 
 from dbpatterns.errors import UsageError
+from dbpatterns.eventstore import appending
 from dbpatterns.eventstore.appending import MAX_BYTES, AppendResult, Expected, NewEvent, append
 from dbpatterns.eventstore.errors import EventConflict, InvalidEvents, WrongExpectedVersion
 from dbpatterns.eventstore.models import StoredEvent
@@ -203,6 +205,8 @@ big = "ü" * (MAX_BYTES // 2)
         ("", some(1), "1 to 255 characters"),
         ("s" * 256, some(1), "1 to 255 characters"),
         ("a\0b", some(1), "no NUL"),
+        ("\ud800", some(1), "characters of Unicode"),
+        ("s", [NewEvent("T\ud800")], "characters of Unicode"),
         ("s", [NewEvent("")], "1 to 255 characters"),
         ("s", [event(event_id=a), event(event_id=a)], "twice in the batch"),
         ("s", [NewEvent("T", {"x": object()})], "no JSON"),
@@ -222,6 +226,59 @@ def test_events_over_a_limit_are_refused_and_nothing_is_written(
     assert len(queries) == 0
 
 
+@pytest.mark.parametrize(
+    ("events", "facts"),
+    [
+        (some(1001), ("s", 1_001, 1_000)),
+        ([NewEvent("T", {"text": "x" * (MAX_BYTES - 12)})], ("s", 1_000_001, 1_000_000)),
+        ([NewEvent("")], (None, None, None)),
+    ],
+    ids=["events", "bytes", "no limit"],
+)
+def test_what_is_over_a_limit_tells_the_facts(events: list[NewEvent], facts: object) -> None:
+    with pytest.raises(InvalidEvents) as caught:
+        append("s", events, expected_version=0)
+    assert (caught.value.stream, caught.value.actual, caught.value.limit) == facts
+
+
+@pytest.mark.django_db
+def test_a_moment_keeps_its_microseconds() -> None:
+    at = datetime(2026, 1, 2, 3, 4, 5, 123_456, tzinfo=UTC)
+    append("s", [NewEvent("T", {"at": at, "time": time(3, 4, 5, 123_456)})], expected_version=0)
+    data = StoredEvent.objects.get().data
+    assert data == {"at": "2026-01-02T03:04:05.123456Z", "time": "03:04:05.123456"}
+    assert datetime.fromisoformat(data["at"]) == at
+
+
+def test_data_that_is_too_deep_is_refused() -> None:
+    data: dict[str, Any] = {}
+    for _ in range(100_000):
+        data = {"in": data}
+    with pytest.raises(InvalidEvents, match="no JSON"):
+        append("s", [NewEvent("T", data)], expected_version=0)
+
+
+@pytest.mark.django_db
+def test_another_event_under_a_stored_id_is_a_conflict() -> None:
+    append("s", [NewEvent("Paid", {"amount": 1}, event_id=a)], expected_version=0)
+    with pytest.raises(EventConflict):
+        append("s", [NewEvent("Refunded", {"amount": 1}, event_id=a)], expected_version=0)
+
+
+@pytest.mark.postgresql
+@pytest.mark.django_db(transaction=True)
+def test_those_who_lose_again_and_again_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(appending, "_TRIES", 20)
+
+    def write() -> None:
+        for _ in range(5):
+            with transaction.atomic():
+                append("hot", some(1), expected_version=ANY)
+
+    assert in_threads([write] * 40) == [None] * 40
+    assert versions("hot") == list(range(1, 201))
+
+
 @pytest.mark.django_db
 def test_what_is_just_within_the_limits_is_stored_as_it_was() -> None:
     append("s" * 255, some(1000), expected_version=0)
@@ -234,7 +291,7 @@ def test_what_is_just_within_the_limits_is_stored_as_it_was() -> None:
     assert str(rows[1]) == "odd 2 T"
 
 
-@pytest.mark.parametrize("call", [lambda: append("s", some(1), expected_version=-1)])
-def test_a_negative_version_is_no_version(call: Callable[[], object]) -> None:
-    with pytest.raises(UsageError, match="0 or more, not -1"):
-        call()
+@pytest.mark.parametrize("version", [-1, None, "5", "any version", 0.0, True])
+def test_what_is_no_version_is_refused(version: Any) -> None:
+    with pytest.raises(UsageError, match=f"0 or more, not {version!r}"):
+        append("s", some(1), expected_version=version)

@@ -13,6 +13,7 @@ import pytest
 from django.db import OperationalError, connection, transaction
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 from django.utils.connection import ConnectionDoesNotExist
 
 from dbpatterns import telemetry
@@ -467,6 +468,25 @@ def test_a_key_lives_as_long_as_the_settings_say_or_the_caller() -> None:
     lives = {row.key: row.expires_at - row.created_at for row in IdempotencyKey.objects.all()}
     wanted = {"a": 60, "b": 86_400, "c": 5}
     assert {key: round(life.total_seconds()) for key, life in lives.items()} == wanted
+
+
+@pytest.mark.django_db
+def test_a_key_outlives_work_that_takes_longer_than_its_time() -> None:
+    def work() -> str:
+        late = timezone.now() - timedelta(seconds=1)
+        IdempotencyKey.objects.filter(key="long").update(expires_at=late)
+        return "done"
+
+    assert not run_once("user:1", "long", 1, work).is_replay
+    assert run_once("user:1", "long", 1, work).is_replay
+
+
+@pytest.mark.django_db
+def test_two_moments_are_two_requests() -> None:
+    at = datetime(2026, 1, 1, microsecond=123_456)
+    run_once("user:1", "k", [at], lambda: 1)
+    with pytest.raises(IdempotencyConflict):
+        run_once("user:1", "k", [at.replace(microsecond=123_999)], lambda: 1)
 
 
 @pytest.mark.django_db
