@@ -146,6 +146,7 @@ class Transfer(ShardedModel):
     customer = models.ForeignKey(Customer, models.PROTECT, related_name="transfers")
     """Whose key `idempotency_key` is: the payer's owner, or the payee's for an opening."""
     idempotency_key = models.CharField(max_length=100)
+    """Once for each kind: what a customer sends is never the key of one of the bank's own."""
     kind = models.CharField(max_length=14, choices=Kind, default=Kind.TRANSFER)
     payer = models.ForeignKey(Account, models.PROTECT, related_name="outgoing_transfers")
     payee = models.ForeignKey(Account, models.PROTECT, related_name="incoming_transfers")
@@ -167,7 +168,7 @@ class Transfer(ShardedModel):
                 condition=~Q(payer=F("payee")), name="bank_transfer_two_accounts"
             ),
             models.UniqueConstraint(
-                fields=["customer", "idempotency_key"], name="bank_transfer_once_per_key"
+                fields=["customer", "kind", "idempotency_key"], name="bank_transfer_once_per_key"
             ),
         ]
 

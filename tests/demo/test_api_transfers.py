@@ -1,5 +1,6 @@
 """POST /api/transfers/: once per Idempotency-Key, refusals that say why, money as strings."""
 
+import datetime
 import threading
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +15,8 @@ from rest_framework.throttling import SimpleRateThrottle
 
 from dbpatterns.ledger import models as ledger
 from dbpatterns.sharding import shards
-from demo.banking.models import Account, Entry, Transfer
+from demo.banking.models import Account, Entry, StandingOrderExecution, Transfer
+from demo.banking.standing_orders import execute_due
 from tests.demo.api_support import PASSWORD, Bank, queries_by_database
 from tests.http import Answer, post
 from tests.processes import locks_waited_for, until
@@ -343,3 +345,18 @@ def test_a_request_waits_for_the_one_that_is_running(api_bank: Bank, live_server
     assert answers[0].content == answers[1].content
     assert answers[1].headers["Idempotency-Replayed"] == "true"
     assert balances(api_bank) == (75_480, 124_520)
+
+
+@pytest.mark.django_db(databases="__all__", transaction=True)
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_customer_s_key_never_meets_a_standing_order_s(api_bank: Bank, is_first: bool) -> None:
+    api_bank.order(api_bank.bob_account)  # in one batch with Alice's
+    day = datetime.date(2026, 12, 1)
+    key = f"order:{api_bank.alice_order.pk}:{day}"
+    if is_first:
+        assert pay(api_bank, key=key).status_code == 201
+    list(execute_due(day))
+    if not is_first:
+        assert pay(api_bank, key=key).status_code == 201
+    done = StandingOrderExecution.objects.using(api_bank.home).values_list("status", flat=True)
+    assert list(done) == ["paid"] * 2

@@ -334,7 +334,7 @@ class Migration(migrations.Migration):
         migrations.AddConstraint(
             model_name="transfer",
             constraint=models.UniqueConstraint(
-                fields=("customer", "idempotency_key"), name="bank_transfer_once_per_key"
+                fields=("customer", "kind", "idempotency_key"), name="bank_transfer_once_per_key"
             ),
         ),
         migrations.AddConstraint(
