@@ -97,6 +97,8 @@ def _check(
     if len(set(names)) < len(names):
         raise UsageError("The payments of a group are neighbours: sort them by group.")
     accounts = [side for each in payments for side in (each.source, each.destination)]
+    for each in accounts:
+        account_id(each)  # before the first chunk is committed
     return database_of(*accounts, using=using)
 
 
@@ -145,7 +147,7 @@ def _aborted(position: int, outcomes: "Sequence[Outcome]") -> errors.BatchAborte
     assert isinstance(why, errors.TransferError)
     results = [
         ItemResult(errors.BatchAborted.code, error=why)
-        if isinstance(each, tuple) and not each[1]
+        if isinstance(each, tuple) and each[0].id is None  # booked now, or a repetition of such
         else _result(each)
         for each in outcomes
     ]

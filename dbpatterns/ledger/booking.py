@@ -18,6 +18,8 @@ from dbpatterns.ledger.models import MAX_AMOUNT, MAX_BALANCE, Account
 
 __all__ = ["AccountState", "Booking", "Payment", "Sheet", "account_id", "checked_amount"]
 
+LONGEST = datetime.timedelta(days=36_525)
+"""How far the end of a pending payment may lie ahead."""
 TEXT = 200
 """Characters of a reference or a key."""
 
@@ -48,9 +50,17 @@ class Payment:
             raise UsageError(f"A reference is a text of at most {TEXT} characters.")
         if "\0" in f"{key}{reference}{self.currency}":
             raise UsageError("A key, a reference and a currency have no NUL character.")
-        is_late = self.expires_in is not None and self.expires_in <= datetime.timedelta(0)
-        if is_late or (self.expires_in is not None and not self.pending):
-            raise UsageError("`expires_in` is above zero, and for a pending payment only.")
+        currency: Any = self.currency
+        if currency is not None and not (isinstance(currency, str) and currency):
+            raise UsageError(f"A currency is a text such as 'EUR', not {currency!r}.")
+        if type(self.pending) is not bool:
+            raise UsageError(f"`pending` is True or False, not {self.pending!r}.")
+        if self.expires_in is not None and not (
+            self.pending and datetime.timedelta(0) < self.expires_in <= LONGEST
+        ):
+            raise UsageError(
+                "`expires_in` is above zero and at most 100 years, and for a pending payment only."
+            )
 
 
 @dataclass(slots=True)

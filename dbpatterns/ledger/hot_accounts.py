@@ -77,10 +77,10 @@ class Batcher:
             if self._closed:
                 raise BatcherStopped(reason="it was closed")
             if self._worker is None:
-                self._worker = threading.Thread(target=self._work, name="ledger-batcher")
-                self._worker.daemon = True
+                worker = threading.Thread(target=self._work, name="ledger-batcher", daemon=True)
+                worker.start()
+                self._worker = worker  # only one that runs
                 atexit.register(self.close)
-                self._worker.start()
             self._waiting.put((payment, future))
         return future
 
@@ -90,7 +90,13 @@ class Batcher:
         """Do as `transfers.transfer`, in a commit that others share; waits for it.
 
         One query more, in this thread, to read the transfer.
+        Raises: as `submit`; UsageError: in a callback of a future, which would wait for itself.
         """
+        if threading.current_thread() is self._worker:
+            raise UsageError(
+                "A future's callback runs in the batcher's own thread, which would wait for itself:"
+                " submit() there, or call transfer() of the ledger."
+            )
         result = self.submit(Payment(source, destination, amount, **options)).result()
         if result.error:
             raise result.error

@@ -1,6 +1,12 @@
-"""Batches whose items are committed or undone one by one: "bisect" and "savepoint"."""
+"""Batches whose items are committed or undone one by one: "bisect" and "savepoint".
 
-from collections.abc import Sequence
+What has been committed is never run again. A hook that raises after the commit is logged, by
+`dbpatterns.ledger`, as Django logs robust hooks: the results of its batch are not lost for it.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from django.db import InterfaceError, OperationalError, connections, transaction
 
@@ -8,6 +14,8 @@ from dbpatterns.ledger import errors
 from dbpatterns.ledger.batch_results import Item, ItemResult
 from dbpatterns.ledger.booking import Payment
 from dbpatterns.ledger.transfers import transfer
+from dbpatterns.transactions._compat import is_aborted
+from dbpatterns.transactions.hooks import Committed, committed_flag
 from dbpatterns.transactions.running import KEPT_IN_MEMORY, savepoints_made
 
 __all__ = ["bisect", "with_savepoints"]
@@ -19,7 +27,7 @@ def bisect(alias: str, items: Sequence[Item]) -> list[ItemResult]:
     while left := items[len(results) :]:
         made: list[ItemResult] = []
         try:
-            with transaction.atomic(using=alias):
+            with _chunk(alias):
                 room = _Room(alias)
                 for each in left:
                     made.append(_run(alias, each))
@@ -41,7 +49,7 @@ def with_savepoints(alias: str, items: Sequence[Item]) -> list[ItemResult]:
     """Run a chunk in one transaction, each item in a savepoint."""
     results: list[ItemResult] = []
     while left := items[len(results) :]:
-        with transaction.atomic(using=alias):
+        with _chunk(alias):
             room = _Room(alias)
             for each in left:
                 try:
@@ -54,6 +62,22 @@ def with_savepoints(alias: str, items: Sequence[Item]) -> list[ItemResult]:
                 if room.is_used_up():
                     break
     return results
+
+
+logger = logging.getLogger("dbpatterns.ledger")
+
+
+@contextmanager
+def _chunk(alias: str) -> Iterator[None]:
+    committed = Committed()
+    try:
+        with transaction.atomic(using=alias):
+            committed = committed_flag(alias)
+            yield
+    except Exception as error:
+        if not committed.is_true:
+            raise
+        logger.error("A hook raised after a chunk of a batch was committed.", exc_info=error)
 
 
 class _Room:
@@ -74,7 +98,14 @@ class _Room:
 
 def _run(alias: str, item: Item) -> ItemResult:
     if not isinstance(item, Payment):
-        return ItemResult("made", value=item())
+        value = item()
+        connection = connections[alias]
+        if connection.needs_rollback or is_aborted(connection):
+            raise transaction.TransactionManagementError(
+                "The item caught an error that undoes its transaction: put an atomic() block "
+                "around what may fail."
+            )
+        return ItemResult("made", value=value)
     made = transfer(
         item.source,
         item.destination,

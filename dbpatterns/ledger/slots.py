@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any, Self
 
-from django.db import DEFAULT_DB_ALIAS, transaction
+from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from django.db.models import Sum
 
 from dbpatterns.errors import UsageError
@@ -102,8 +102,9 @@ class Slots:
     ) -> Transfer:
         """Move money out of one slot.
 
-        As `transfer` where the slot has enough. Else one transaction, or savepoint, more: it locks
-        all slots and moves what is lacking into this one first, by transfers of their own.
+        As `transfer` where the slot has enough, in a savepoint within a transaction. Else one
+        transaction, or savepoint, more: it locks all slots and moves what is lacking into this
+        one first, by transfers of their own.
 
         Raises: TransferError: as `transfer`; InsufficientFunds tells what all slots have together.
         """
@@ -119,7 +120,10 @@ class Slots:
             using=self.using,
         )
         try:
-            return pay()
+            if not connections[self.using].in_atomic_block:
+                return pay()
+            with transaction.atomic(using=self.using):  # a refusal lets go of what it has locked
+                return pay()
         except InsufficientFunds:
             payment = Payment(slot, destination, amount, currency, idempotency_key, reference)
         try:

@@ -27,6 +27,8 @@ __all__ = ["end_here", "make_here"]
 def make_here(alias: str, payment: Payment, reverses: int | None) -> Transfer:
     """Make a transfer, of now or pending, or one that reverses another."""
     refused: errors.TransferError | None = None
+    for side in (payment.source, payment.destination):
+        account_id(side)  # a wrong argument does not break the transaction either
     with in_transaction(alias):
         try:
             booking, is_replay = _book_here(alias, payment, reverses)

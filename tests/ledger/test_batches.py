@@ -2,11 +2,11 @@
 
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
-from django.db import OperationalError, connection, transaction
+from django.db import DatabaseError, IntegrityError, OperationalError, connection, transaction
 from django.test.utils import CaptureQueriesContext
 
 from dbpatterns import telemetry
@@ -408,3 +408,69 @@ def test_options_that_exclude_each_other_are_refused(options: Any, words: str) -
 
 def test_a_result_is_a_value() -> None:
     assert ItemResult("made", 5, value=1) == ItemResult("made", 5, value=2)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("strategy", ["bisect", "savepoint"])
+def test_a_hook_that_raises_after_the_commit_moves_nothing_twice(
+    strategy: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    payer, payee = funded(100, 0)
+
+    def hook() -> None:
+        raise OperationalError("the mail server is away")
+
+    def item() -> int:
+        transaction.on_commit(hook)
+        return transfer(payer, payee, 10).pk
+
+    one = Payment(payer, payee, 1)
+    result = pay_batch([one, item, one], strategy=strategy)
+    assert codes(result.results) == ["made"] * 3
+    assert balances(payer, payee) == [88, 12]
+    assert "the mail server is away" in caplog.text
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("strategy", ["bisect", "savepoint"])
+@pytest.mark.parametrize("fault", ["an error", "a mark", "SQL"])
+def test_an_item_that_undoes_its_transaction_unnoticed_has_failed(
+    strategy: Any, fault: str
+) -> None:
+    payer, payee = funded(100, 0)
+    there = Wallet.objects.create(balance=5)
+
+    def item() -> None:
+        transfer(payer, payee, 10)
+        if fault == "an error":
+            with suppress(IntegrityError):
+                Wallet(pk=there.pk, balance=5).save(force_insert=True)
+        elif fault == "a mark" or connection.vendor == "sqlite":
+            transaction.set_rollback(True)
+        else:
+            with suppress(DatabaseError), connection.cursor() as cursor:
+                cursor.execute("SELECT 1 / 0")
+
+    one = Payment(payer, payee, 1)
+    result = pay_batch([one, item, one], strategy=strategy)
+    assert codes(result.results) == ["made", "failed", "made"]
+    assert balances(payer, payee) == [98, 2]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_repetition_of_what_was_aborted_is_aborted_too() -> None:
+    payer, payee = funded(10, 0)
+    keyed = Payment(payer, payee, 1, idempotency_key="k")
+    with pytest.raises(errors.BatchAborted) as caught:
+        pay_batch([keyed, keyed, Payment(payer, payee, 100)], on_error="abort")
+    aborted = errors.BatchAborted.code
+    assert codes(caught.value.result.results) == [aborted, aborted, "insufficient-funds"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_wrong_account_is_refused_before_the_first_chunk() -> None:
+    payer, payee = funded(10, 0)
+    wrong: Any = "x"
+    with pytest.raises(UsageError):
+        pay_batch([Payment(payer, payee, 1), Payment(wrong, payee, 1)], chunk=1)
+    assert balances(payer, payee) == [10, 0]

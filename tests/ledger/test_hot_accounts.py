@@ -3,6 +3,7 @@
 import threading
 from concurrent.futures import Future
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from django.db import DataError, OperationalError, connection, transaction
@@ -193,3 +194,37 @@ def test_a_dying_worker_leaves_alone_who_has_an_answer() -> None:
     answered.set_result(ItemResult("made", 1))
     batcher._give_up([(Payment(1, 2, 3), answered)], SystemExit())
     assert answered.result(timeout=0).is_made
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_thread_that_could_not_start_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    payer, payee = funded(10, 0)
+    with Batcher() as batcher:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", Mock(side_effect=RuntimeError("no thread")))
+            with pytest.raises(RuntimeError, match="no thread"):
+                batcher.submit(Payment(payer, payee, 1))
+        assert batcher.submit(Payment(payer, payee, 1)).result(timeout=30).code == "made"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_callback_that_would_wait_for_itself_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    payer, payee = funded(10, 0)
+    gate = Gate(monkeypatch)
+    caught: list[BaseException] = []
+
+    def callback(_: object) -> None:
+        try:
+            batcher.transfer(payer, payee, 1)
+        except UsageError as error:
+            caught.append(error)
+
+    with Batcher() as batcher:
+        future = batcher.submit(Payment(payer, payee, 1))
+        future.add_done_callback(callback)
+        gate.open.set()
+        batcher.submit(Payment(payer, payee, 1)).result(timeout=30)
+    assert [type(each) for each in caught] == [UsageError]
+    assert balances(payer, payee) == [8, 2]

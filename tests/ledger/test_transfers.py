@@ -664,3 +664,32 @@ def test_errors_tell_their_facts_and_survive_another_process() -> None:
     assert (type(copy), copy.facts, str(copy)) == (type(error), error.facts, str(error))
     with pytest.raises(AttributeError, match="InsufficientFunds has no fact 'room'"):
         _ = error.room
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"currency": ""}, "A currency is"),
+        ({"currency": 978}, "A currency is"),
+        ({"pending": 1}, "True or False"),
+        ({"pending": True, "expires_in": datetime.timedelta(days=36_526)}, "100 years"),
+    ],
+)
+def test_what_no_database_would_say_the_same_of_is_refused(
+    options: dict[str, Any], reason: str
+) -> None:
+    payer, payee = funded(10, 0)
+    with pytest.raises(UsageError, match=reason):
+        transfer(payer, payee, 1, **options)
+
+
+@pytest.mark.django_db
+def test_a_wrong_argument_leaves_the_transaction_usable() -> None:
+    payer, payee = funded(10, 0)
+    nobody: Any = None
+    with transaction.atomic():
+        with pytest.raises(UsageError):
+            transfer(nobody, payee, 1)
+        transfer(payer, payee, 1)
+    assert balances(payer, payee) == [9, 1]
