@@ -59,6 +59,7 @@ class VersionedModel(GuardedSaves):
     A whole `save()` leaves them to those (except a date with `auto_now`), since it would write
     what they were when the row was read. So no form may edit them: dbpatterns.E040.
     """
+    _is_whole = False  # of a save: Django names the fields itself where some are deferred
 
     objects: ClassVar["VersionedManager[Self]"] = VersionedManager()
 
@@ -81,13 +82,17 @@ class VersionedModel(GuardedSaves):
             update_fields = frozenset(update_fields)
         if update_fields is None or "version" in update_fields:
             expected_version(self)  # or Django would read one that was deferred
-        super().save(
-            *args,
-            force_insert=force_insert,
-            force_update=force_update,
-            using=using,
-            update_fields=update_fields,
-        )
+        outer, self._is_whole = self._is_whole, update_fields is None and not any(args[3:])
+        try:
+            super().save(
+                *args,
+                force_insert=force_insert,
+                force_update=force_update,
+                using=using,
+                update_fields=update_fields,
+            )
+        finally:
+            self._is_whole = outer
 
     save.alters_data = True  # type: ignore[attr-defined]
 
@@ -149,7 +154,7 @@ class VersionedModel(GuardedSaves):
         if is_new and table is self._meta.concrete_model:
             return []  # nobody has read the row it might be, so it is not overwritten: INSERT
         exempt = self.version_exempt_fields
-        if exempt and not update_fields:
+        if exempt and (self._is_whole or not update_fields):
             values = [v for v in values if v[0].name not in exempt or _is_computed(v[0])]
         if table is not field.model or (update_fields and set(update_fields) <= set(exempt)):
             results = send(values)

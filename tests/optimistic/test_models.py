@@ -9,6 +9,7 @@ import pytest
 from asgiref.sync import async_to_sync
 from django.db import DatabaseError, IntegrityError, connection, transaction
 from django.db.models import F
+from django.db.models.signals import pre_save
 from django.test.utils import CaptureQueriesContext
 
 from dbpatterns.errors import UsageError
@@ -261,6 +262,35 @@ def test_exempt_fields_alone_leave_the_version_and_a_save_leaves_them() -> None:
     assert Page.objects.get().version == 1
     write_title(mine)
     assert Page.objects.values_list("title", "views", "version").get() == ("mine", 2, 2)
+
+
+@pytest.mark.parametrize("is_deferred", [True, False])
+def test_a_whole_save_leaves_exempt_fields_whatever_is_deferred(is_deferred: bool) -> None:
+    Page.objects.create(title="old")
+    mine = Page.objects.defer(*["amount"] * is_deferred).get()
+    Page.objects.update(views=F("views") + 1)
+    write_title(mine)
+    mine.views = 5
+    mine.save(update_fields=["title", "views"])  # who names it means it
+    write_title(mine)
+    assert Page.objects.values_list("title", "views", "version").get() == ("mine", 5, 4)
+
+
+def test_a_whole_save_stays_one_if_a_signal_saves_some_fields() -> None:
+    def note(instance: Page, update_fields: Any, **_: Any) -> None:
+        if update_fields != {"amount"}:
+            instance.amount = 1
+            instance.save(update_fields=["amount"])
+
+    Page.objects.create(title="old")
+    mine = Page.objects.defer("seen_at").get()
+    Page.objects.update(views=F("views") + 1)
+    pre_save.connect(note, sender=Page)
+    try:
+        write_title(mine)
+    finally:
+        pre_save.disconnect(note, sender=Page)
+    assert Page.objects.values_list("title", "amount", "views").get() == ("mine", 1, 1)
 
 
 def test_a_whole_save_writes_the_date_of_an_exempt_auto_now() -> None:
