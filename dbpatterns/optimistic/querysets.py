@@ -9,7 +9,7 @@ from django.db.models import Case, F, QuerySet, Value, When
 from django.db.models.functions import Cast
 
 from dbpatterns.errors import UsageError
-from dbpatterns.optimistic._compat import write_alias
+from dbpatterns.optimistic._compat import take_related_keys, write_alias
 from dbpatterns.optimistic.fields import VersionField
 from dbpatterns.optimistic.versions import (
     all_rows,
@@ -34,7 +34,8 @@ class VersionedQuerySet(QuerySet[M]):
         """Write the rows and raise their versions; one statement, as Django's own.
 
         Not the version of rows whose `version_exempt_fields` alone change. Where the version is
-        in a parent's table: a select and two statements, in one transaction.
+        in a parent's table: a select and two statements, in one transaction; rows that no longer
+        match by the last one are not written, but have a new version.
         Raises: UsageError: `version` is among the values.
         """
         if "version" in kwargs:
@@ -51,7 +52,8 @@ class VersionedQuerySet(QuerySet[M]):
         with transaction.atomic(using=alias):
             pks = list(self.values_list("pk", flat=True))
             all_rows(owner, alias).filter(pk__in=pks).update(version=F("version") + 1)
-            return all_rows(self.model, alias).filter(pk__in=pks).update(**kwargs)
+            # Those rows are locked by now: do they still match?
+            return super(VersionedQuerySet, self.filter(pk__in=pks)).update(**kwargs)
 
     update.alters_data = True  # type: ignore[attr-defined]
 
@@ -77,6 +79,8 @@ class VersionedQuerySet(QuerySet[M]):
                 f"bulk_update() of {self.model.__name__} takes each row once, and raises version "
                 "itself: leave out what is there twice, and the version."
             )
+        for row in rows:
+            take_related_keys(row, columns)
         owner = owner_of_version(self.model)
         elsewhere = [c.name for c in columns if c.model is not owner]
         here = [c for c in columns if c.model is owner]

@@ -19,6 +19,7 @@ from dbpatterns.sharding import shards
 from tests.testapp.models import (
     NumberedPage,
     Page,
+    PageNote,
     PageProxy,
     PlainPage,
     SpecialPage,
@@ -323,6 +324,17 @@ def test_bulk_update_takes_batches_and_expressions() -> None:
     assert list(amounts) == [10, 11, 12, 13, 14]
 
 
+def test_bulk_update_writes_the_key_of_what_was_saved_later() -> None:
+    old, later = Page.objects.create(title="old"), Page(title="later")
+    note = PageNote.objects.create(page=old, text="")
+    note.page = later
+    with pytest.raises(ValueError, match="unsaved related object"):
+        PageNote.objects.bulk_update([note], ["page"])
+    later.save()
+    PageNote.objects.bulk_update([note], ["page"])
+    assert PageNote.objects.values_list("page", "version").get() == (later.pk, 2)
+
+
 def test_bulk_update_of_a_child_writes_both_tables() -> None:
     rows = [SpecialPage.objects.create(title="old") for _ in range(2)]
     for row in rows:
@@ -348,6 +360,29 @@ def test_an_update_of_a_child_raises_the_version(values: dict[str, str]) -> None
     SpecialPage.objects.create(title="old")
     assert SpecialPage.objects.filter(title="old").update(**values) == 1
     assert SpecialPage.objects.get().version == 2
+
+
+@pytest.mark.parametrize("values", [{"title": "mine"}, {"extra": "mine"}])
+def test_an_update_of_a_child_leaves_a_row_that_another_has_claimed(
+    values: dict[str, str],
+) -> None:
+    SpecialPage.objects.create(title="free", extra="free")
+
+    def claim(execute: Any, sql: str, *rest: Any) -> Any:
+        if sql.startswith("UPDATE") and '"version" + ' in sql:  # the rows have been selected
+            with connection.cursor() as cursor:
+                cursor.cursor.execute("UPDATE testapp_specialpage SET extra = 'theirs'")
+        return execute(sql, *rest)
+
+    with connection.execute_wrapper(claim):
+        assert SpecialPage.objects.filter(extra="free").update(**values) == 0
+    assert SpecialPage.objects.values_list("title", "extra").get() == ("free", "theirs")
+
+
+def test_an_update_of_a_child_takes_annotations() -> None:
+    SpecialPage.objects.create(title="old", extra="more")
+    assert SpecialPage.objects.annotate(same=F("extra")).update(extra=F("same")) == 1
+    assert SpecialPage.objects.values_list("extra", "version").get() == ("more", 2)
 
 
 def test_an_update_of_the_version_is_refused() -> None:
