@@ -63,7 +63,8 @@ class VersionedQuerySet(QuerySet[M]):
         """Write these fields of all the objects, or of none if one of them is stale.
 
         One statement for each batch, at most what the driver takes, in one transaction; one more
-        for fields of another table than the version's. Raises every object's version.
+        for fields of another table than the version's. Raises every object's version. An object
+        whose row the queryset's own filter leaves out is stale.
         Returns: the number of rows written.
         Raises: StaleObjectError: `pks` lists the stale ones. UnknownVersion. UsageError: a row
             twice, or `version` among the fields.
@@ -81,9 +82,11 @@ class VersionedQuerySet(QuerySet[M]):
             )
         for row in rows:
             take_related_keys(row, columns)
+        within = self.order_by() if self.query.where else None
         owner = owner_of_version(self.model)
         elsewhere = [c.name for c in columns if c.model is not owner]
         here = [c for c in columns if c.model is owner]
+        is_cast = connections[alias].features.requires_casted_case_in_updates
         most = connections[alias].ops.bulk_batch_size(["pk"] * (3 + 2 * len(names)), rows)
         size = min(batch_size or most, most)
         stale: dict[Any, int] = {}
@@ -91,8 +94,10 @@ class VersionedQuerySet(QuerySet[M]):
             for start in range(0, len(rows), size):
                 batch = rows[start : start + size]
                 held = all_rows(owner, alias).filter(pk__in=[row.pk for row in batch])
-                versions = _by_pk(batch, VersionField(), lambda row: expected[row.pk])
-                values = {c.attname: _by_pk(batch, c, attrgetter(c.attname)) for c in here}
+                if within is not None:
+                    held = held.filter(pk__in=within.values("pk"))
+                versions = _by_pk(batch, VersionField(), lambda row: expected[row.pk], is_cast)
+                values = {c.attname: _by_pk(batch, c, attrgetter(c.attname), is_cast) for c in here}
                 written = held.filter(version=versions).update(version=F("version") + 1, **values)
                 if written < len(batch):
                     # Which ones is seen only once those of the batch that were not are as before.
@@ -102,7 +107,7 @@ class VersionedQuerySet(QuerySet[M]):
             if elsewhere and not stale:
                 all_rows(self.model, alias).bulk_update(rows, elsewhere, batch_size)
         if stale:
-            raise stale_rows(self.model, alias, expected)
+            raise stale_rows(self.model, alias, expected, within)
         for row in rows:
             set_version(row, expected[row.pk] + 1, alias)
         return len(rows)
@@ -110,7 +115,9 @@ class VersionedQuerySet(QuerySet[M]):
     bulk_update.alters_data = True  # type: ignore[attr-defined]
 
 
-def _by_pk(rows: Sequence[M], field: Any, value_of: Callable[[M], Any]) -> Any:
+def _by_pk(
+    rows: Sequence[M], field: Any, value_of: Callable[[M], Any], is_cast: bool
+) -> Any:
     cases = []
     for row in rows:
         value = value_of(row)
@@ -118,4 +125,5 @@ def _by_pk(rows: Sequence[M], field: Any, value_of: Callable[[M], Any]) -> Any:
         cases.append(
             When(pk=row.pk, then=value if is_expression else Value(value, output_field=field))
         )
-    return Cast(Case(*cases, output_field=field), output_field=field)
+    case = Case(*cases, output_field=field)
+    return Cast(case, output_field=field) if is_cast else case

@@ -78,12 +78,14 @@ def stale_row(row: "VersionedModel", alias: str | None, expected: int) -> StaleO
 
 
 def stale_rows(
-    model: "type[VersionedModel]", alias: str | None, expected: dict[Any, int]
+    model: "type[VersionedModel]",
+    alias: str | None,
+    expected: dict[Any, int],
+    within: "QuerySet[Any] | None" = None,
 ) -> StaleObjectError:
-    """Make the error of the rows that are not as expected; one query."""
-    owner = owner_of_version(model)
-    found = all_rows(owner, alias).filter(pk__in=list(expected)).values_list("pk", "version")
-    stored = dict(found)
+    """Make the error of the rows that are not as expected, or not `within`; one query."""
+    rows = all_rows(owner_of_version(model), alias) if within is None else within
+    stored = dict(rows.filter(pk__in=list(expected)).values_list("pk", "version"))
     pks = [pk for pk, version in expected.items() if stored.get(pk) != version] or list(expected)
     version, now = expected[pks[0]], stored.get(pks[0])
     label = model._meta.label
@@ -91,7 +93,8 @@ def stale_rows(
         listed = ", ".join(map(repr, pks[:10])) + (", …" if len(pks) > 10 else "")
         what = f"{len(pks)} of {len(expected)} {label} are not as they were read: {listed}."
     elif now is None:
-        what = f"{label} {pks[0]!r} was read at version {version}, and has been deleted since."
+        what = f"{label} {pks[0]!r} was read at version {version}, and has been deleted since"
+        what += "." if within is None else ", or is not among the rows of this queryset."
     elif now < version:
         what = (
             f"{label} {pks[0]!r} is at version {now}, and {version} was expected, which it never "

@@ -3,6 +3,7 @@
 import copy
 import pickle
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -333,6 +334,35 @@ def test_bulk_update_writes_the_key_of_what_was_saved_later() -> None:
     later.save()
     PageNote.objects.bulk_update([note], ["page"])
     assert PageNote.objects.values_list("page", "version").get() == (later.pk, 2)
+
+
+def test_bulk_update_writes_a_moment_to_the_microsecond() -> None:
+    mine = Page.objects.create(title="old")
+    mine.seen_at = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
+    Page.objects.bulk_update([mine], ["seen_at"])
+    assert Page.objects.get().seen_at == mine.seen_at
+
+
+@pytest.mark.parametrize("model", [Page, SpecialPage, VersionedChild])
+def test_bulk_update_leaves_rows_that_the_queryset_leaves_out(model: Any) -> None:
+    mine, theirs = model.objects.create(title="mine"), model.objects.create(title="theirs")
+    for row in (mine, theirs):
+        row.amount = 7
+    with pytest.raises(StaleObjectError, match="1 of 2") as caught:
+        model.objects.filter(title="mine").bulk_update([mine, theirs], ["amount"])
+    assert caught.value.pks == (theirs.pk,)
+    with pytest.raises(StaleObjectError, match="or is not among the rows"):
+        model.objects.exclude(title="theirs").bulk_update([theirs], ["amount"])
+    assert model.objects.filter(title="mine").bulk_update([mine], ["amount"]) == 1
+    assert list(model.objects.order_by("pk").values_list("amount", "version")) == [(7, 2), (0, 1)]
+
+
+def test_bulk_update_of_a_related_manager_writes_its_own_rows() -> None:
+    page, other = Page.objects.create(title="a"), Page.objects.create(title="b")
+    note = PageNote.objects.create(page=page, text="old")
+    with pytest.raises(StaleObjectError):
+        other.notes.bulk_update([note], ["text"])
+    assert page.notes.bulk_update([note], ["text"]) == 1
 
 
 def test_bulk_update_of_a_child_writes_both_tables() -> None:
