@@ -13,10 +13,10 @@ from dbpatterns.optimistic._compat import take_related_keys, write_alias
 from dbpatterns.optimistic.fields import VersionField
 from dbpatterns.optimistic.versions import (
     all_rows,
-    expected_version,
     owner_of_version,
     set_version,
     stale_rows,
+    version_read,
 )
 
 if TYPE_CHECKING:
@@ -74,7 +74,9 @@ class VersionedQuerySet(QuerySet[M]):
         columns: list[Any] = [meta.get_field(name) for name in names]
         if not rows or not columns or any(not c.concrete or c in meta.pk_fields for c in columns):
             return super().bulk_update(rows, names, batch_size)  # which says what is wrong
-        expected = {row.pk: expected_version(row) for row in rows}
+        if names == ["_order"]:  # of set_…_order(), whose objects hold nothing else
+            return super().bulk_update(rows, names, batch_size)
+        expected = {row.pk: version_read(row) for row in rows}
         if len(expected) < len(rows) or "version" in names:
             raise UsageError(
                 f"bulk_update() of {self.model.__name__} takes each row once, and raises version "
@@ -115,9 +117,7 @@ class VersionedQuerySet(QuerySet[M]):
     bulk_update.alters_data = True  # type: ignore[attr-defined]
 
 
-def _by_pk(
-    rows: Sequence[M], field: Any, value_of: Callable[[M], Any], is_cast: bool
-) -> Any:
+def _by_pk(rows: Sequence[M], field: Any, value_of: Callable[[M], Any], is_cast: bool) -> Any:
     cases = []
     for row in rows:
         value = value_of(row)

@@ -13,8 +13,8 @@ from dbpatterns.transactions import after_rollback
 if TYPE_CHECKING:
     from dbpatterns.optimistic.models import VersionedModel
 
-__all__ = ["all_rows", "expected_version", "owner_of_version", "restored_after_rollback"]
-__all__ += ["set_version", "stale_row", "stale_rows", "stored_row"]
+__all__ = ["all_rows", "expected_version", "owner_of_version", "version_read"]
+__all__ += ["restored_after_rollback", "set_version", "stale_row", "stale_rows", "stored_row"]
 
 M = TypeVar("M", bound="VersionedModel")
 
@@ -51,6 +51,19 @@ def expected_version(row: "VersionedModel") -> int:
             "the row has changed since. Read the object with its version."
         )
     return version
+
+
+def version_read(row: "VersionedModel") -> int:
+    """Return the version of an object whose row is to be written; never a query.
+
+    Raises: UnknownVersion: it was never read or saved, was deferred, or is no number.
+    """
+    if row._state.adding:
+        raise UnknownVersion(
+            f"This {row._meta.label} {row.pk!r} was never read, so nobody can tell whether its row "
+            "has changed. Read it, and write what you have read; or update() without an object."
+        )
+    return expected_version(row)
 
 
 def set_version(row: "VersionedModel", version: int, alias: str | None) -> None:

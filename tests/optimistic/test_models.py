@@ -18,12 +18,14 @@ from dbpatterns.optimistic import StaleObjectError, UnknownVersion
 from dbpatterns.optimistic.models import delete_as_read
 from dbpatterns.sharding import shards
 from tests.testapp.models import (
+    Album,
     NumberedPage,
     Page,
     PageNote,
     PageProxy,
     PlainPage,
     SpecialPage,
+    Track,
     VersionedChild,
 )
 
@@ -167,6 +169,32 @@ def test_a_new_object_never_overwrites_a_row() -> None:
     with pytest.raises(IntegrityError):
         Page(pk=7, title="new").save(force_insert=True)
     assert Page.objects.get().title == "old"
+
+
+def force(row: Any) -> None:
+    row.save(force_update=True)
+
+
+@pytest.mark.parametrize("write", [*WRITES[1:-1], force])
+@pytest.mark.parametrize("model", MODELS)
+def test_an_object_that_was_never_read_overwrites_and_deletes_no_row(
+    model: Any, write: Callable[[Any], None]
+) -> None:
+    theirs = model.objects.create(title="theirs", amount=5)
+    with pytest.raises(UnknownVersion, match="was never read"):
+        write(model(pk=theirs.pk, title="mine"))
+    assert model.objects.values_list("title", "amount", "version").get() == ("theirs", 5, 1)
+
+
+def test_the_order_of_rows_is_set_again_and_again_and_raises_their_versions() -> None:
+    album = Album.objects.create()
+    rows = [Track.objects.create(album=album) for _ in range(2)]
+    for order in (rows[::-1], rows):
+        pks = [row.pk for row in order]
+        album.set_track_order(pks)
+        assert list(album.get_track_order()) == pks
+    with pytest.raises(StaleObjectError):
+        rows[0].save()
 
 
 def test_a_version_from_the_future_is_refused() -> None:

@@ -21,12 +21,14 @@ from tests.testapp.models.loading import (
     Toy,
 )
 from tests.testapp.models.optimistic import (
+    Album,
     NumberedPage,
     Page,
     PageNote,
     PageProxy,
     PlainPage,
     SpecialPage,
+    Track,
     VersionedChild,
 )
 from tests.testapp.models.queries import (
@@ -72,6 +74,7 @@ from tests.testapp.models.soft_delete import (
 from tests.testapp.models.transactions import Purse, PurseOwner, SavingsPurse
 
 __all__ = [
+    "Album",
     "Annex",
     "Article",
     "Badge",
@@ -141,6 +144,7 @@ __all__ = [
     "Ticket",
     "Topic",
     "Toy",
+    "Track",
     "Venue",
     "VersionedChild",
     "Visible",
