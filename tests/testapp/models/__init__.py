@@ -22,6 +22,7 @@ from tests.testapp.models.loading import (
 )
 from tests.testapp.models.optimistic import (
     Album,
+    Leaflet,
     NumberedPage,
     Page,
     PageNote,
@@ -104,6 +105,7 @@ __all__ = [
     "Imprint",
     "Kitchen",
     "Label",
+    "Leaflet",
     "Loan",
     "Lot",
     "Maker",

@@ -109,3 +109,16 @@ class Track(VersionedModel):
 
     def __str__(self) -> str:
         return str(self.pk)
+
+
+class Leaflet(VersionedModel):
+    """Has what a page does not print as it is."""
+
+    data = models.JSONField(default=dict, blank=True)
+    scan = models.FileField(blank=True)
+
+    class Meta:
+        app_label = "testapp"
+
+    def __str__(self) -> str:
+        return str(self.pk)
