@@ -5,6 +5,7 @@ class PostViewSet(VersionedViewMixin, ModelViewSet):
 """
 
 from typing import Any
+from urllib.parse import quote
 
 from django.http.request import HttpHeaders
 from django.utils.http import parse_etags
@@ -44,7 +45,8 @@ class PreconditionRequired(APIException):
 
 def etag(row: VersionedModel) -> str:
     """Return the strong ETag of a row's version, such as `"5-7"`."""
-    return f'"{row.pk}-{expected_version(row)}"'
+    key = quote(str(row.pk), safe="")  # what a header, or a list of tags, would not take
+    return f'"{key}-{expected_version(row)}"'
 
 
 def check_if_match(headers: HttpHeaders, row: VersionedModel, *, required: bool = True) -> None:
@@ -77,25 +79,26 @@ class VersionedViewMixin:
 
     def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """Delete the row if If-Match names its version."""
-        try:
-            response: Response = super().destroy(request, *args, **kwargs)  # type: ignore[misc]
-        except StaleObjectError as error:
-            raise PreconditionFailed from error
+        response: Response = super().destroy(request, *args, **kwargs)  # type: ignore[misc]
+        return response
+
+    def handle_exception(self, exc: Exception) -> Response:
+        """Answer 412 for a write, of whatever action, that another was faster than."""
+        told = PreconditionFailed() if isinstance(exc, StaleObjectError) else exc
+        response: Response = super().handle_exception(told)  # type: ignore[misc]
         return response
 
     def get_object(self) -> Any:
         """Return the row, once If-Match was compared with it where the request writes."""
         view: Any = self
         row = view._row = super().get_object()  # type: ignore[misc]
-        if view.request.method in ("PUT", "PATCH", "DELETE"):
+        # OPTIONS asks what the other methods would take, each by a request of its own.
+        if view.request._request.method not in ("GET", "HEAD", "OPTIONS", "TRACE"):
             check_if_match(view.request.headers, row, required=self.if_match_required)
         return row
 
     def _tagged(self, answer: Any, request: Request, *args: Any, **kwargs: Any) -> Response:
-        try:
-            response: Response = answer(request, *args, **kwargs)
-        except StaleObjectError as error:
-            raise PreconditionFailed from error
+        response: Response = answer(request, *args, **kwargs)
         view: Any = self
         response["ETag"] = etag(view._row)
         return response

@@ -11,7 +11,7 @@ from typing import Any
 from django.db import models
 from django.db.models.lookups import Exact
 
-__all__ = ["GuardedSaves", "write_alias"]
+__all__ = ["GuardedSaves", "take_related_keys", "write_alias"]
 
 
 _PLAIN_LOOKUPS = ("django.db.models.lookups", "django.db.models.fields.related_lookups")
@@ -109,3 +109,13 @@ def write_alias(queryset: "models.QuerySet[Any]") -> str:
     """
     queryset._for_write = True  # type: ignore[attr-defined]
     return queryset.db
+
+
+def take_related_keys(row: models.Model, fields: "list[models.Field[Any, Any]]") -> None:
+    """Give an object the keys of related objects that were saved after they were assigned.
+
+    Calls `Model._prepare_related_fields_for_save` (5.2 to 6.1), as Django's own `bulk_update`
+    does. Can go when `bulk_update` takes a condition. Raises: ValueError: one was never saved.
+    """
+    prepare: Any = row._prepare_related_fields_for_save  # type: ignore[attr-defined]
+    prepare(operation_name="bulk_update", fields=fields)

@@ -58,7 +58,7 @@ class VersionedAdmin(_ModelAdmin):
         """Add the hidden version to the first fieldset, if the fieldsets do not name it."""
         fieldsets = super().get_fieldsets(request, obj)
         if obj is None or not self.has_change_permission(request, obj):
-            return fieldsets
+            return _without_version(fieldsets)
         return _with_version(fieldsets)
 
     def get_form(
@@ -70,13 +70,17 @@ class VersionedAdmin(_ModelAdmin):
         return super().get_form(request, obj, change, **kw)
 
     def changeform_view(
-        self, request: HttpRequest, object_id: Any = None, form_url: str = "", extra: Any = None
+        self,
+        request: HttpRequest,
+        object_id: Any = None,
+        form_url: str = "",
+        extra_context: Any = None,
     ) -> Any:
         """Show the page again if another is faster between its check and its save."""
         try:
-            return super().changeform_view(request, object_id, form_url, extra)
+            return super().changeform_view(request, object_id, form_url, extra_context)
         except StaleObjectError:
-            return super().changeform_view(request, object_id, form_url, extra)
+            return super().changeform_view(request, object_id, form_url, extra_context)
 
     def render_change_form(
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
@@ -187,7 +191,8 @@ class VersionedInlineMixin(_Inline):
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         """Add the hidden version, if the fieldsets do not name it."""
         fieldsets = super().get_fieldsets(request, obj)
-        return _with_version(fieldsets) if self.has_change_permission(request, obj) else fieldsets
+        may_change = self.has_change_permission(request, obj)
+        return _with_version(fieldsets) if may_change else _without_version(fieldsets)
 
 
 def _with_version(fieldsets: Any) -> Any:
@@ -196,3 +201,10 @@ def _with_version(fieldsets: Any) -> Any:
         return fieldsets
     (title, options), *others = fieldsets
     return [(title, {**options, "fields": (*options["fields"], "signed_version")}), *others]
+
+
+def _without_version(fieldsets: Any) -> Any:
+    return [
+        (title, {**options, "fields": [n for n in options["fields"] if n != "signed_version"]})
+        for title, options in fieldsets
+    ]

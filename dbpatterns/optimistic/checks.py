@@ -37,9 +37,13 @@ def _editable_exempt_fields(model: type[VersionedModel]) -> Iterator[checks.Chec
         except FieldDoesNotExist:
             problem = "does not exist"
         else:
-            if not getattr(field, "editable", False):
+            if name == field.name and not getattr(field, "editable", False):
                 continue
-            problem = "is editable, and save() leaves it out: a form would lose what is typed"
+            problem = (
+                f"is named {field.name}"
+                if name != field.name
+                else "is editable, and save() leaves it out: a form would lose what is typed"
+            )
         yield checks.Error(
             f"{model._meta.label}.{name}, of version_exempt_fields, {problem}.",
             hint="Give the field editable=False, or take it out of version_exempt_fields.",

@@ -1,5 +1,6 @@
 """A form that knows which version of the row its reader saw."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from django import forms
 from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
+from django.core.files.base import File
+from django.core.serializers.json import DjangoJSONEncoder
 from django.core.signing import BadSignature, Signer
 from django.db.models import Manager, Model
 from django.utils.formats import localize
@@ -17,7 +20,7 @@ from django.utils.translation import gettext_lazy as _
 from dbpatterns.optimistic.models import VersionedModel
 from dbpatterns.optimistic.versions import expected_version, stored_row
 
-__all__ = ["STALE", "Difference", "VersionedModelForm", "differences", "read_version"]
+__all__ = ["STALE", "UNSIGNED", "Difference", "VersionedModelForm", "differences", "read_version"]
 __all__ += ["sign_version"]
 
 M = TypeVar("M", bound=VersionedModel)
@@ -35,6 +38,8 @@ else:
 
 STALE = "stale"
 """The code of the error of a form whose row was changed in the meantime."""
+UNSIGNED = "unsigned"
+"""The code of the error of a form that does not say which version it was made from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +84,7 @@ class VersionedModelForm(_ModelForm[M]):
         except BadSignature as error:
             raise ValidationError(
                 _("This form does not say which version it was made from. Load the page again."),
-                code="unsigned",
+                code=UNSIGNED,
             ) from error
         if seen != expected_version(self.instance):
             raise ValidationError(
@@ -148,6 +153,10 @@ def _as_text(row: Model, name: str, value: Any) -> str:
         return str(word())
     if isinstance(value, Manager):
         value = value.all()
+    if isinstance(value, File):
+        return value.name or ""  # to go through it would read it
+    if isinstance(value, dict):
+        return json.dumps(value, cls=DjangoJSONEncoder, ensure_ascii=False)
     if isinstance(value, Iterable) and not isinstance(value, str | bytes):
         return ", ".join(map(str, value))
     if value is None:

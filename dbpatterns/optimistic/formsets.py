@@ -11,7 +11,7 @@ from django.http import QueryDict
 from django.utils.safestring import mark_safe
 from django.utils.translation import gettext
 
-from dbpatterns.optimistic.forms import Difference, VersionedModelForm, differences
+from dbpatterns.optimistic.forms import STALE, UNSIGNED, Difference, VersionedModelForm, differences
 from dbpatterns.optimistic.models import VersionedModel
 
 __all__ = ["VersionedInlineFormSet", "VersionedListFormSet", "inline_differences"]
@@ -30,7 +30,7 @@ class VersionedInlineFormSet(_InlineFormSet):
         """Look at the rows that are to be deleted."""
         super().clean()
         for form in self.initial_forms:
-            is_refused = form.has_error(NON_FIELD_ERRORS)
+            is_refused = any(form.has_error(NON_FIELD_ERRORS, code) for code in (STALE, UNSIGNED))
             if form.cleaned_data.get(DELETION_FIELD_NAME) and is_refused:
                 raise ValidationError(form.non_field_errors())
 

@@ -30,6 +30,7 @@ from dbpatterns.optimistic.versions import (
     set_version,
     stale_row,
     stale_rows,
+    version_read,
 )
 from dbpatterns.transactions import after_rollback
 
@@ -59,6 +60,7 @@ class VersionedModel(GuardedSaves):
     A whole `save()` leaves them to those (except a date with `auto_now`), since it would write
     what they were when the row was read. So no form may edit them: dbpatterns.E040.
     """
+    _is_whole = False  # of a save: Django names the fields itself where some are deferred
 
     objects: ClassVar["VersionedManager[Self]"] = VersionedManager()
 
@@ -75,19 +77,24 @@ class VersionedModel(GuardedSaves):
     ) -> None:
         """Write the row at the version it was read at; one UPDATE, or an INSERT if it is new.
 
-        Raises: StaleObjectError: it was changed, or deleted. UnknownVersion: without a query.
+        Raises: StaleObjectError: it was changed, or deleted. UnknownVersion: without a query; also
+            for a new object that is to be an UPDATE.
         """
         if update_fields is not None:
             update_fields = frozenset(update_fields)
         if update_fields is None or "version" in update_fields:
             expected_version(self)  # or Django would read one that was deferred
-        super().save(
-            *args,
-            force_insert=force_insert,
-            force_update=force_update,
-            using=using,
-            update_fields=update_fields,
-        )
+        outer, self._is_whole = self._is_whole, update_fields is None and not any(args[3:])
+        try:
+            super().save(
+                *args,
+                force_insert=force_insert,
+                force_update=force_update,
+                using=using,
+                update_fields=update_fields,
+            )
+        finally:
+            self._is_whole = outer
 
     save.alters_data = True  # type: ignore[attr-defined]
 
@@ -99,7 +106,7 @@ class VersionedModel(GuardedSaves):
         alias = using or router.db_for_write(type(self), instance=self)
         if self.pk is None:
             return super().delete(using=alias, keep_parents=keep_parents)  # which refuses
-        pk, expected = self.pk, expected_version(self)
+        pk, expected = self.pk, version_read(self)
         with transaction.atomic(using=alias):
             held = all_rows(owner_of_version(type(self)), alias).filter(pk=pk, version=expected)
             if not held.update(version=F("version") + 1):
@@ -149,9 +156,12 @@ class VersionedModel(GuardedSaves):
         if is_new and table is self._meta.concrete_model:
             return []  # nobody has read the row it might be, so it is not overwritten: INSERT
         exempt = self.version_exempt_fields
-        if exempt and not update_fields:
+        is_exempt = bool(update_fields) and set(update_fields) <= set(exempt)
+        if forced_update and not is_exempt:
+            version_read(self)
+        if exempt and (self._is_whole or not update_fields):
             values = [v for v in values if v[0].name not in exempt or _is_computed(v[0])]
-        if table is not field.model or (update_fields and set(update_fields) <= set(exempt)):
+        if table is not field.model or is_exempt:
             results = send(values)
             if not results and not is_new:
                 raise stale_row(self, base_qs.db, expected_version(self))  # it would be inserted

@@ -9,14 +9,14 @@ from django.db.models import Case, F, QuerySet, Value, When
 from django.db.models.functions import Cast
 
 from dbpatterns.errors import UsageError
-from dbpatterns.optimistic._compat import write_alias
+from dbpatterns.optimistic._compat import take_related_keys, write_alias
 from dbpatterns.optimistic.fields import VersionField
 from dbpatterns.optimistic.versions import (
     all_rows,
-    expected_version,
     owner_of_version,
     set_version,
     stale_rows,
+    version_read,
 )
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ class VersionedQuerySet(QuerySet[M]):
         """Write the rows and raise their versions; one statement, as Django's own.
 
         Not the version of rows whose `version_exempt_fields` alone change. Where the version is
-        in a parent's table: a select and two statements, in one transaction.
+        in a parent's table: a select and two statements, in one transaction; rows that no longer
+        match by the last one are not written, but have a new version.
         Raises: UsageError: `version` is among the values.
         """
         if "version" in kwargs:
@@ -51,7 +52,8 @@ class VersionedQuerySet(QuerySet[M]):
         with transaction.atomic(using=alias):
             pks = list(self.values_list("pk", flat=True))
             all_rows(owner, alias).filter(pk__in=pks).update(version=F("version") + 1)
-            return all_rows(self.model, alias).filter(pk__in=pks).update(**kwargs)
+            # Those rows are locked by now: do they still match?
+            return super(VersionedQuerySet, self.filter(pk__in=pks)).update(**kwargs)
 
     update.alters_data = True  # type: ignore[attr-defined]
 
@@ -61,7 +63,8 @@ class VersionedQuerySet(QuerySet[M]):
         """Write these fields of all the objects, or of none if one of them is stale.
 
         One statement for each batch, at most what the driver takes, in one transaction; one more
-        for fields of another table than the version's. Raises every object's version.
+        for fields of another table than the version's. Raises every object's version. An object
+        whose row the queryset's own filter leaves out is stale.
         Returns: the number of rows written.
         Raises: StaleObjectError: `pks` lists the stale ones. UnknownVersion. UsageError: a row
             twice, or `version` among the fields.
@@ -71,15 +74,21 @@ class VersionedQuerySet(QuerySet[M]):
         columns: list[Any] = [meta.get_field(name) for name in names]
         if not rows or not columns or any(not c.concrete or c in meta.pk_fields for c in columns):
             return super().bulk_update(rows, names, batch_size)  # which says what is wrong
-        expected = {row.pk: expected_version(row) for row in rows}
+        if names == ["_order"]:  # of set_…_order(), whose objects hold nothing else
+            return super().bulk_update(rows, names, batch_size)
+        expected = {row.pk: version_read(row) for row in rows}
         if len(expected) < len(rows) or "version" in names:
             raise UsageError(
                 f"bulk_update() of {self.model.__name__} takes each row once, and raises version "
                 "itself: leave out what is there twice, and the version."
             )
+        for row in rows:
+            take_related_keys(row, columns)
+        within = self.order_by() if self.query.where else None
         owner = owner_of_version(self.model)
         elsewhere = [c.name for c in columns if c.model is not owner]
         here = [c for c in columns if c.model is owner]
+        is_cast = connections[alias].features.requires_casted_case_in_updates
         most = connections[alias].ops.bulk_batch_size(["pk"] * (3 + 2 * len(names)), rows)
         size = min(batch_size or most, most)
         stale: dict[Any, int] = {}
@@ -87,8 +96,10 @@ class VersionedQuerySet(QuerySet[M]):
             for start in range(0, len(rows), size):
                 batch = rows[start : start + size]
                 held = all_rows(owner, alias).filter(pk__in=[row.pk for row in batch])
-                versions = _by_pk(batch, VersionField(), lambda row: expected[row.pk])
-                values = {c.attname: _by_pk(batch, c, attrgetter(c.attname)) for c in here}
+                if within is not None:
+                    held = held.filter(pk__in=within.values("pk"))
+                versions = _by_pk(batch, VersionField(), lambda row: expected[row.pk], is_cast)
+                values = {c.attname: _by_pk(batch, c, attrgetter(c.attname), is_cast) for c in here}
                 written = held.filter(version=versions).update(version=F("version") + 1, **values)
                 if written < len(batch):
                     # Which ones is seen only once those of the batch that were not are as before.
@@ -98,7 +109,7 @@ class VersionedQuerySet(QuerySet[M]):
             if elsewhere and not stale:
                 all_rows(self.model, alias).bulk_update(rows, elsewhere, batch_size)
         if stale:
-            raise stale_rows(self.model, alias, expected)
+            raise stale_rows(self.model, alias, expected, within)
         for row in rows:
             set_version(row, expected[row.pk] + 1, alias)
         return len(rows)
@@ -106,7 +117,7 @@ class VersionedQuerySet(QuerySet[M]):
     bulk_update.alters_data = True  # type: ignore[attr-defined]
 
 
-def _by_pk(rows: Sequence[M], field: Any, value_of: Callable[[M], Any]) -> Any:
+def _by_pk(rows: Sequence[M], field: Any, value_of: Callable[[M], Any], is_cast: bool) -> Any:
     cases = []
     for row in rows:
         value = value_of(row)
@@ -114,4 +125,5 @@ def _by_pk(rows: Sequence[M], field: Any, value_of: Callable[[M], Any]) -> Any:
         cases.append(
             When(pk=row.pk, then=value if is_expression else Value(value, output_field=field))
         )
-    return Cast(Case(*cases, output_field=field), output_field=field)
+    case = Case(*cases, output_field=field)
+    return Cast(case, output_field=field) if is_cast else case

@@ -13,8 +13,8 @@ from dbpatterns.transactions import after_rollback
 if TYPE_CHECKING:
     from dbpatterns.optimistic.models import VersionedModel
 
-__all__ = ["all_rows", "expected_version", "owner_of_version", "restored_after_rollback"]
-__all__ += ["set_version", "stale_row", "stale_rows", "stored_row"]
+__all__ = ["all_rows", "expected_version", "owner_of_version", "version_read"]
+__all__ += ["restored_after_rollback", "set_version", "stale_row", "stale_rows", "stored_row"]
 
 M = TypeVar("M", bound="VersionedModel")
 
@@ -53,6 +53,19 @@ def expected_version(row: "VersionedModel") -> int:
     return version
 
 
+def version_read(row: "VersionedModel") -> int:
+    """Return the version of an object whose row is to be written; never a query.
+
+    Raises: UnknownVersion: it was never read or saved, was deferred, or is no number.
+    """
+    if row._state.adding:
+        raise UnknownVersion(
+            f"This {row._meta.label} {row.pk!r} was never read, so nobody can tell whether its row "
+            "has changed. Read it, and write what you have read; or update() without an object."
+        )
+    return expected_version(row)
+
+
 def set_version(row: "VersionedModel", version: int, alias: str | None) -> None:
     """Give an object its new version, and the old one again if that is rolled back."""
     if connections[alias or DEFAULT_DB_ALIAS].in_atomic_block:
@@ -78,12 +91,14 @@ def stale_row(row: "VersionedModel", alias: str | None, expected: int) -> StaleO
 
 
 def stale_rows(
-    model: "type[VersionedModel]", alias: str | None, expected: dict[Any, int]
+    model: "type[VersionedModel]",
+    alias: str | None,
+    expected: dict[Any, int],
+    within: "QuerySet[Any] | None" = None,
 ) -> StaleObjectError:
-    """Make the error of the rows that are not as expected; one query."""
-    owner = owner_of_version(model)
-    found = all_rows(owner, alias).filter(pk__in=list(expected)).values_list("pk", "version")
-    stored = dict(found)
+    """Make the error of the rows that are not as expected, or not `within`; one query."""
+    rows = all_rows(owner_of_version(model), alias) if within is None else within
+    stored = dict(rows.filter(pk__in=list(expected)).values_list("pk", "version"))
     pks = [pk for pk, version in expected.items() if stored.get(pk) != version] or list(expected)
     version, now = expected[pks[0]], stored.get(pks[0])
     label = model._meta.label
@@ -91,7 +106,8 @@ def stale_rows(
         listed = ", ".join(map(repr, pks[:10])) + (", …" if len(pks) > 10 else "")
         what = f"{len(pks)} of {len(expected)} {label} are not as they were read: {listed}."
     elif now is None:
-        what = f"{label} {pks[0]!r} was read at version {version}, and has been deleted since."
+        what = f"{label} {pks[0]!r} was read at version {version}, and has been deleted since"
+        what += "." if within is None else ", or is not among the rows of this queryset."
     elif now < version:
         what = (
             f"{label} {pks[0]!r} is at version {now}, and {version} was expected, which it never "

@@ -7,6 +7,7 @@ from django import forms
 from django.apps import apps
 from django.contrib import admin
 from django.contrib.admin.models import LogEntry
+from django.core.exceptions import ValidationError
 from django.db.models import F
 from django.http import HttpRequest
 from django.test import Client
@@ -15,6 +16,7 @@ from django.urls import path
 
 from dbpatterns.optimistic.admin import VersionedAdmin, VersionedInlineMixin
 from dbpatterns.optimistic.checks import check_versioned_admin
+from dbpatterns.optimistic.forms import VersionedModelForm
 from tests.testapp.models import Page, PageNote, PlainPage
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls(__name__)]
@@ -67,6 +69,10 @@ class PagesAdmin(Lists, VersionedAdmin):
 
     inlines = (NoteInline,)
 
+    def changeform_view(self, request: HttpRequest, *args: Any, **_: Any) -> Any:
+        """Name the context, as Django's documentation does."""
+        return super().changeform_view(request, *args[:2], extra_context={"said": "so"})
+
 
 class ForgetfulAdmin(VersionedAdmin):
     """Half of the cure."""
@@ -78,11 +84,44 @@ class ForgetfulAdmin(VersionedAdmin):
         return (PlainInline,)
 
 
-site, forgetful = admin.AdminSite("versions"), admin.AdminSite("forgetful")
+class StrictForm(VersionedModelForm[PageNote]):
+    """Refuses what is there."""
+
+    def clean(self) -> Any:
+        """Refuse it, after its version was found right."""
+        super().clean()
+        if self.cleaned_data.get("text") == "bad":
+            raise ValidationError("It is bad.")
+
+
+class WholeInline(VersionedInlineMixin, admin.TabularInline):
+    """Names no fields."""
+
+    model = PageNote
+    form = StrictForm
+    extra = 0
+
+
+class WholeAdmin(VersionedAdmin):
+    """Names no fields."""
+
+    inlines = (WholeInline,)
+
+
+site, forgetful, whole = (
+    admin.AdminSite("versions"),
+    admin.AdminSite("forgetful"),
+    admin.AdminSite("whole"),
+)
 site.register(PlainPage, PlainAdmin)
 site.register(Page, PagesAdmin)
 forgetful.register(Page, ForgetfulAdmin)
-urlpatterns = [path("admin/", site.urls), path("forgetful/", forgetful.urls)]
+whole.register(Page, WholeAdmin)
+urlpatterns = [
+    path("admin/", site.urls),
+    path("forgetful/", forgetful.urls),
+    path("whole/", whole.urls),
+]
 BOTH = pytest.mark.parametrize("model", [PlainPage, Page])
 
 
@@ -314,20 +353,39 @@ def test_an_action_undoes_what_another_wrote_unless_the_rows_have_versions(
         assert "Someone else was faster" in answer.rendered_content
 
 
-def test_somebody_who_may_only_look_sees_no_version(client: Client) -> None:
+def test_a_change_page_takes_context_of_an_admin_s_own(admin_client: Client) -> None:
+    page = Page.objects.create(title="page")
+    answer: Any = admin_client.get(url(Page, f"{page.pk}/change/"))
+    assert answer.context_data["said"] == "so"
+
+
+def log_in(client: Client, *permissions: str) -> None:
     from django.contrib.auth import get_user_model
     from django.contrib.auth.models import Permission
 
+    user = get_user_model().objects.create_user("looker", is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+    client.force_login(user)
+
+
+@pytest.mark.parametrize("which", ["admin", "whole"])
+def test_somebody_who_may_only_look_sees_no_version(client: Client, which: str) -> None:
     page = Page.objects.create(title="page")
     PageNote.objects.create(page=page, text="note")
-    user = get_user_model().objects.create_user("looker", is_staff=True)
-    user.user_permissions.set(
-        Permission.objects.filter(codename__in=["view_page", "view_pagenote"])
-    )
-    client.force_login(user)
-    answer: Any = client.get(url(Page, f"{page.pk}/change/"))
+    log_in(client, "view_page", "view_pagenote")
+    answer: Any = client.get(f"/{which}/testapp/page/{page.pk}/change/")
     assert answer.status_code == 200
     assert "igned_version" not in answer.rendered_content
+    assert "igned version" not in answer.rendered_content
+
+
+def test_a_row_of_an_inline_with_an_error_of_another_kind_is_deleted(admin_client: Client) -> None:
+    page = Page.objects.create(title="page")
+    PageNote.objects.create(page=page, text="bad")
+    address = f"/whole/testapp/page/{page.pk}/change/"
+    sent = in_browser(admin_client.get(address), **{"notes-0-DELETE": "on"})
+    assert admin_client.post(address, sent).status_code == 302
+    assert not PageNote.objects.exists()
 
 
 def test_checks_name_the_admins_and_inlines_that_forget_versions() -> None:

@@ -8,8 +8,10 @@ from django import forms
 from django.contrib.admin.sites import AdminSite
 from django.contrib.auth import get_user_model
 from django.contrib.messages.storage.cookie import CookieStorage
+from django.core.files.uploadedfile import SimpleUploadedFile
 from django.core.signing import BadSignature
 from django.db import models
+from django.http.request import HttpHeaders
 from django.test import RequestFactory
 from django.test.utils import isolate_apps
 from django.utils import timezone
@@ -17,12 +19,12 @@ from rest_framework.serializers import ModelSerializer
 from rest_framework.test import APIRequestFactory
 from rest_framework.viewsets import ModelViewSet
 
-from dbpatterns.contrib.drf_versions import VersionedViewMixin
+from dbpatterns.contrib.drf_versions import VersionedViewMixin, check_if_match, etag
 from dbpatterns.optimistic import StaleObjectError, VersionedModel
 from dbpatterns.optimistic.admin import VersionedAdmin
 from dbpatterns.optimistic.checks import check_versioned_models
 from dbpatterns.optimistic.forms import VersionedModelForm, read_version, sign_version
-from tests.testapp.models import Page, PageNote
+from tests.testapp.models import Leaflet, NumberedPage, Page, PageNote
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -111,6 +113,27 @@ def test_both_values_are_written_as_people_read_them() -> None:
         "at": ("March 1, 2026, 1 p.m.", "March 1, 2026, 1 p.m.", False),
         "count": ("", "", False),
     }
+
+
+class LeafletForm(VersionedModelForm[Leaflet]):
+    class Meta:
+        model = Leaflet
+        fields = ("data", "scan")
+
+
+def test_files_are_written_by_their_names_and_json_as_it_is_typed() -> None:
+    leaflet = Leaflet.objects.create(data={"a": 1})
+    for stored, name in (("", ""), ("never/read.txt", "never/read.txt")):
+        opened = LeafletForm(instance=Leaflet.objects.get()).sign()
+        Leaflet.objects.update(data={"a": 2, "ž": []}, scan=stored)
+        data = {"data": '{"a": 3}', "signed_version": opened}
+        files = {"scan": SimpleUploadedFile("mine.txt", b"one\ntwo\n")}
+        form = LeafletForm(data, files, instance=Leaflet.objects.get(pk=leaflet.pk))
+        assert not form.is_valid()
+        assert [(each.mine, each.theirs) for each in form.rebase()] == [
+            ('{"a": 3}', '{"a": 2, "ž": []}'),
+            ("mine.txt", name),
+        ]
 
 
 def ask(method: str, page: Page, data: Any = None, model_admin: Any = None) -> Any:
@@ -233,6 +256,30 @@ def test_the_api_writes_what_was_read_and_nothing_else() -> None:
     assert call("delete", page, "*").status_code == 204
 
 
+@pytest.mark.parametrize("key", ["plain", "a,b", 'a"b', "žluť", "a b", (1, 2)])
+def test_a_key_of_any_letters_has_a_tag_that_matches(key: Any) -> None:
+    row = NumberedPage(chapter=1, number=2) if isinstance(key, tuple) else Page(pk=key)
+    tag = etag(row)
+    assert tag.isascii()
+    check_if_match(HttpHeaders({"HTTP_IF_MATCH": f'"x-1", {tag}'}), row)
+
+
+def test_the_api_guards_actions_of_its_own_and_answers_options() -> None:
+    class Acting(Pages):
+        def publish(self, request: Any, pk: Any) -> Any:
+            row = self.get_object()
+            Page.objects.update(amount=9)
+            row.save()
+
+    page = Page.objects.create(title="old")
+    asked = APIRequestFactory()
+    publish = Acting.as_view({"post": "publish"})
+    assert publish(asked.post("/"), pk=page.pk).status_code == 428
+    assert publish(asked.post("/", headers={"If-Match": "*"}), pk=page.pk).status_code == 412
+    options = Acting.as_view({"get": "retrieve", "put": "update"})(asked.options("/"), pk=page.pk)
+    assert "PUT" in options.data["actions"]
+
+
 def test_the_api_may_leave_if_match_to_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Pages, "if_match_required", False)
     assert call("put", Page.objects.create(title="old")).status_code == 200
@@ -243,7 +290,8 @@ def test_checks_find_what_goes_round_the_version() -> None:
     class Loose(VersionedModel):
         views = models.IntegerField(default=0)
         plain = models.Manager()
-        version_exempt_fields = ("views", "nothing")
+        page = models.ForeignKey(Page, models.CASCADE, editable=False)
+        version_exempt_fields = ("views", "nothing", "page_id")
 
         class Meta:
             app_label = "testapp"
@@ -255,6 +303,7 @@ def test_checks_find_what_goes_round_the_version() -> None:
 
     config: Any = SimpleNamespace(get_models=lambda: [Loose, Page, get_user_model()])
     assert [each.id for each in check_versioned_models([config])] == [
+        "dbpatterns.E040",
         "dbpatterns.E040",
         "dbpatterns.E040",
         "dbpatterns.W041",

@@ -3,12 +3,14 @@
 import copy
 import pickle
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
 from django.db import DatabaseError, IntegrityError, connection, transaction
 from django.db.models import F
+from django.db.models.signals import pre_save
 from django.test.utils import CaptureQueriesContext
 
 from dbpatterns.errors import UsageError
@@ -16,11 +18,14 @@ from dbpatterns.optimistic import StaleObjectError, UnknownVersion
 from dbpatterns.optimistic.models import delete_as_read
 from dbpatterns.sharding import shards
 from tests.testapp.models import (
+    Album,
     NumberedPage,
     Page,
+    PageNote,
     PageProxy,
     PlainPage,
     SpecialPage,
+    Track,
     VersionedChild,
 )
 
@@ -166,6 +171,32 @@ def test_a_new_object_never_overwrites_a_row() -> None:
     assert Page.objects.get().title == "old"
 
 
+def force(row: Any) -> None:
+    row.save(force_update=True)
+
+
+@pytest.mark.parametrize("write", [*WRITES[1:-1], force])
+@pytest.mark.parametrize("model", MODELS)
+def test_an_object_that_was_never_read_overwrites_and_deletes_no_row(
+    model: Any, write: Callable[[Any], None]
+) -> None:
+    theirs = model.objects.create(title="theirs", amount=5)
+    with pytest.raises(UnknownVersion, match="was never read"):
+        write(model(pk=theirs.pk, title="mine"))
+    assert model.objects.values_list("title", "amount", "version").get() == ("theirs", 5, 1)
+
+
+def test_the_order_of_rows_is_set_again_and_again_and_raises_their_versions() -> None:
+    album = Album.objects.create()
+    rows = [Track.objects.create(album=album) for _ in range(2)]
+    for order in (rows[::-1], rows):
+        pks = [row.pk for row in order]
+        album.set_track_order(pks)
+        assert list(album.get_track_order()) == pks
+    with pytest.raises(StaleObjectError):
+        rows[0].save()
+
+
 def test_a_version_from_the_future_is_refused() -> None:
     mine = Page.objects.create(title="old")
     mine.version = 9
@@ -263,6 +294,35 @@ def test_exempt_fields_alone_leave_the_version_and_a_save_leaves_them() -> None:
     assert Page.objects.values_list("title", "views", "version").get() == ("mine", 2, 2)
 
 
+@pytest.mark.parametrize("is_deferred", [True, False])
+def test_a_whole_save_leaves_exempt_fields_whatever_is_deferred(is_deferred: bool) -> None:
+    Page.objects.create(title="old")
+    mine = Page.objects.defer(*["amount"] * is_deferred).get()
+    Page.objects.update(views=F("views") + 1)
+    write_title(mine)
+    mine.views = 5
+    mine.save(update_fields=["title", "views"])  # who names it means it
+    write_title(mine)
+    assert Page.objects.values_list("title", "views", "version").get() == ("mine", 5, 4)
+
+
+def test_a_whole_save_stays_one_if_a_signal_saves_some_fields() -> None:
+    def note(instance: Page, update_fields: Any, **_: Any) -> None:
+        if update_fields != {"amount"}:
+            instance.amount = 1
+            instance.save(update_fields=["amount"])
+
+    Page.objects.create(title="old")
+    mine = Page.objects.defer("seen_at").get()
+    Page.objects.update(views=F("views") + 1)
+    pre_save.connect(note, sender=Page)
+    try:
+        write_title(mine)
+    finally:
+        pre_save.disconnect(note, sender=Page)
+    assert Page.objects.values_list("title", "amount", "views").get() == ("mine", 1, 1)
+
+
 def test_a_whole_save_writes_the_date_of_an_exempt_auto_now() -> None:
     mine = Page.objects.create(title="old")
     before = mine.seen_at
@@ -293,6 +353,46 @@ def test_bulk_update_takes_batches_and_expressions() -> None:
     assert list(amounts) == [10, 11, 12, 13, 14]
 
 
+def test_bulk_update_writes_the_key_of_what_was_saved_later() -> None:
+    old, later = Page.objects.create(title="old"), Page(title="later")
+    note = PageNote.objects.create(page=old, text="")
+    note.page = later
+    with pytest.raises(ValueError, match="unsaved related object"):
+        PageNote.objects.bulk_update([note], ["page"])
+    later.save()
+    PageNote.objects.bulk_update([note], ["page"])
+    assert PageNote.objects.values_list("page", "version").get() == (later.pk, 2)
+
+
+def test_bulk_update_writes_a_moment_to_the_microsecond() -> None:
+    mine = Page.objects.create(title="old")
+    mine.seen_at = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
+    Page.objects.bulk_update([mine], ["seen_at"])
+    assert Page.objects.get().seen_at == mine.seen_at
+
+
+@pytest.mark.parametrize("model", [Page, SpecialPage, VersionedChild])
+def test_bulk_update_leaves_rows_that_the_queryset_leaves_out(model: Any) -> None:
+    mine, theirs = model.objects.create(title="mine"), model.objects.create(title="theirs")
+    for row in (mine, theirs):
+        row.amount = 7
+    with pytest.raises(StaleObjectError, match="1 of 2") as caught:
+        model.objects.filter(title="mine").bulk_update([mine, theirs], ["amount"])
+    assert caught.value.pks == (theirs.pk,)
+    with pytest.raises(StaleObjectError, match="or is not among the rows"):
+        model.objects.exclude(title="theirs").bulk_update([theirs], ["amount"])
+    assert model.objects.filter(title="mine").bulk_update([mine], ["amount"]) == 1
+    assert list(model.objects.order_by("pk").values_list("amount", "version")) == [(7, 2), (0, 1)]
+
+
+def test_bulk_update_of_a_related_manager_writes_its_own_rows() -> None:
+    page, other = Page.objects.create(title="a"), Page.objects.create(title="b")
+    note = PageNote.objects.create(page=page, text="old")
+    with pytest.raises(StaleObjectError):
+        other.notes.bulk_update([note], ["text"])
+    assert page.notes.bulk_update([note], ["text"]) == 1
+
+
 def test_bulk_update_of_a_child_writes_both_tables() -> None:
     rows = [SpecialPage.objects.create(title="old") for _ in range(2)]
     for row in rows:
@@ -318,6 +418,29 @@ def test_an_update_of_a_child_raises_the_version(values: dict[str, str]) -> None
     SpecialPage.objects.create(title="old")
     assert SpecialPage.objects.filter(title="old").update(**values) == 1
     assert SpecialPage.objects.get().version == 2
+
+
+@pytest.mark.parametrize("values", [{"title": "mine"}, {"extra": "mine"}])
+def test_an_update_of_a_child_leaves_a_row_that_another_has_claimed(
+    values: dict[str, str],
+) -> None:
+    SpecialPage.objects.create(title="free", extra="free")
+
+    def claim(execute: Any, sql: str, *rest: Any) -> Any:
+        if sql.startswith("UPDATE") and '"version" + ' in sql:  # the rows have been selected
+            with connection.cursor() as cursor:
+                cursor.cursor.execute("UPDATE testapp_specialpage SET extra = 'theirs'")
+        return execute(sql, *rest)
+
+    with connection.execute_wrapper(claim):
+        assert SpecialPage.objects.filter(extra="free").update(**values) == 0
+    assert SpecialPage.objects.values_list("title", "extra").get() == ("free", "theirs")
+
+
+def test_an_update_of_a_child_takes_annotations() -> None:
+    SpecialPage.objects.create(title="old", extra="more")
+    assert SpecialPage.objects.annotate(same=F("extra")).update(extra=F("same")) == 1
+    assert SpecialPage.objects.values_list("extra", "version").get() == ("more", 2)
 
 
 def test_an_update_of_the_version_is_refused() -> None:

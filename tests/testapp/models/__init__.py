@@ -21,12 +21,15 @@ from tests.testapp.models.loading import (
     Toy,
 )
 from tests.testapp.models.optimistic import (
+    Album,
+    Leaflet,
     NumberedPage,
     Page,
     PageNote,
     PageProxy,
     PlainPage,
     SpecialPage,
+    Track,
     VersionedChild,
 )
 from tests.testapp.models.queries import (
@@ -72,6 +75,7 @@ from tests.testapp.models.soft_delete import (
 from tests.testapp.models.transactions import Purse, PurseOwner, SavingsPurse, YouthPurse
 
 __all__ = [
+    "Album",
     "Annex",
     "Article",
     "Badge",
@@ -101,6 +105,7 @@ __all__ = [
     "Imprint",
     "Kitchen",
     "Label",
+    "Leaflet",
     "Loan",
     "Lot",
     "Maker",
@@ -141,6 +146,7 @@ __all__ = [
     "Ticket",
     "Topic",
     "Toy",
+    "Track",
     "Venue",
     "VersionedChild",
     "Visible",

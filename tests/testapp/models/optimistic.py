@@ -86,3 +86,39 @@ class VersionedChild(VersionedModel, PlainPage):
 
     class Meta:
         app_label = "testapp"
+
+
+class Album(models.Model):
+    """Has tracks in an order."""
+
+    class Meta:
+        app_label = "testapp"
+
+    def __str__(self) -> str:
+        return str(self.pk)
+
+
+class Track(VersionedModel):
+    """Has a place among others."""
+
+    album = models.ForeignKey(Album, models.CASCADE)
+
+    class Meta:
+        app_label = "testapp"
+        order_with_respect_to = "album"
+
+    def __str__(self) -> str:
+        return str(self.pk)
+
+
+class Leaflet(VersionedModel):
+    """Has what a page does not print as it is."""
+
+    data = models.JSONField(default=dict, blank=True)
+    scan = models.FileField(blank=True)
+
+    class Meta:
+        app_label = "testapp"
+
+    def __str__(self) -> str:
+        return str(self.pk)
