@@ -1,8 +1,10 @@
 """Writes of many versioned rows in one statement, each row's version raised with it."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import ref
 
 from django.db import connections, transaction
 from django.db.models import Case, F, QuerySet, Value, When
@@ -18,6 +20,7 @@ from dbpatterns.optimistic.versions import (
     stale_rows,
     version_read,
 )
+from dbpatterns.transactions import after_rollback
 
 if TYPE_CHECKING:
     from dbpatterns.optimistic.models import VersionedModel
@@ -56,6 +59,17 @@ class VersionedQuerySet(QuerySet[M]):
             return super(VersionedQuerySet, self.filter(pk__in=pks)).update(**kwargs)
 
     update.alters_data = True  # type: ignore[attr-defined]
+
+    def bulk_create(self, objs: Iterable[M], *args: Any, **options: Any) -> list[M]:
+        """Insert rows as Django does; after a rollback the objects are new again."""
+        rows = list(objs)
+        alias = write_alias(self)
+        if connections[alias].in_atomic_block:
+            new = [ref(row) for row in rows if row._state.adding]
+            after_rollback(partial(_make_new, new), using=alias)
+        return super().bulk_create(rows, *args, **options)
+
+    bulk_create.alters_data = True  # type: ignore[attr-defined]
 
     def bulk_update(
         self, objs: Iterable[M], fields: Iterable[str], batch_size: int | None = None
@@ -115,6 +129,13 @@ class VersionedQuerySet(QuerySet[M]):
         return len(rows)
 
     bulk_update.alters_data = True  # type: ignore[attr-defined]
+
+
+def _make_new(references: Iterable["ref[M]"]) -> None:
+    for reference in references:
+        row = reference()
+        if row is not None:
+            row._state.adding = True
 
 
 def _by_pk(rows: Sequence[M], field: Any, value_of: Callable[[M], Any], is_cast: bool) -> Any:

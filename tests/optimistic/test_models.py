@@ -283,6 +283,25 @@ def test_what_was_inserted_or_deleted_in_a_rollback_can_be_saved(model: Any) -> 
     assert model.objects.get().version == 2
 
 
+def test_what_was_inserted_in_bulk_in_a_rollback_can_be_saved() -> None:
+    rows = [Page(title="a"), Page(title="b")]
+    with transaction.atomic():
+        Page.objects.bulk_create(rows)
+        transaction.set_rollback(True)
+    for row in rows:
+        row.save()
+    with transaction.atomic():
+        Page.objects.bulk_create([Page(title="c")])
+        Page.objects.bulk_create([forgotten := Page(title="d")])
+        del forgotten
+        transaction.set_rollback(True)
+    Page.objects.bulk_update(rows, ["title"])
+    assert list(Page.objects.order_by("title").values_list("title", "version")) == [
+        ("a", 2),
+        ("b", 2),
+    ]
+
+
 def test_exempt_fields_alone_leave_the_version_and_a_save_leaves_them() -> None:
     mine = Page.objects.create(title="old")
     Page.objects.update(views=F("views") + 1)
