@@ -2,6 +2,8 @@
 
 import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -10,10 +12,10 @@ from django.db import connection, transaction
 
 from dbpatterns.commands import Exit
 from dbpatterns.ledger import sql
-from dbpatterns.ledger.models import Account
+from dbpatterns.ledger.models import Account, Transfer
 from dbpatterns.ledger.transfers import post_transfer, transfer
 from dbpatterns.ledger.verification import Damage, verify_ledger
-from dbpatterns.testing.ledger import unguarded_ledger
+from dbpatterns.testing.ledger import empty_ledger, unguarded_ledger
 from tests.ledger.support import funded, started
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -62,6 +64,60 @@ DAMAGE = {
         f"UPDATE {E} SET transfer_id = 1000000 WHERE transfer_id = (SELECT min(id) FROM {T})",
         {Damage.ORPHAN, Damage.MISSING_ENTRY},
     ),
+    "reversal of another amount": (
+        f"UPDATE {T} SET reverses_id = (SELECT min(id) FROM {T}) WHERE amount = 30",
+        {Damage.WRONG_REVERSAL},
+    ),
+    "reversal of what is pending": (
+        f"UPDATE {T} SET reverses_id = (SELECT max(id) FROM {T}) WHERE amount = 30",
+        {Damage.WRONG_REVERSAL},
+    ),
+}
+MIN, MAX, KEY, ONCE = (
+    f"dbpatterns_{each}"
+    for each in ("account_min", "account_max", "transfer_key", "transfer_reversed_once")
+)
+UNCONSTRAINED = {
+    "below its least": (
+        MIN,
+        f"UPDATE {A} SET min_balance = 57 WHERE id = {LAST}",
+        {
+            "account {payee}: beyond limits, 55, of which 0 are held, and 10 announced instead of"
+            " 57 to any"
+        },
+    ),
+    "less than is held": (
+        MIN,
+        f"UPDATE {A} SET min_balance = 60 WHERE id = {LAST} - 1",
+        {
+            "account {payer}: beyond limits, 65, of which 10 are held, and 0 announced instead of"
+            " 60 to any"
+        },
+    ),
+    "more than is announced": (
+        MAX,
+        f"UPDATE {A} SET max_balance = 64 WHERE id = {LAST}",
+        {
+            "account {payee}: beyond limits, 55, of which 0 are held, and 10 announced instead of"
+            " 0 to 64"
+        },
+    ),
+    "two of one key": (
+        KEY,
+        f"UPDATE {T} SET idempotency_key = 'k' WHERE amount IN (20, 30)",
+        {"key 'k', of transfers {second} to {third}: double, 2 instead of 1"},
+    ),
+    "reversed twice": (
+        ONCE,
+        f"UPDATE {T} SET reverses_id = (SELECT min(id) FROM {T}) WHERE amount IN (20, 30)",
+        {
+            "reversal of transfer {first}, by {second} to {third}: double, 2 instead of 1",
+            "transfer {second}, which reverses posted transfer {first}: wrong reversal,"
+            " 20 instead of 100",
+            "transfer {third}, which reverses posted transfer {first}: wrong reversal,"
+            " 30 instead of 100",
+        },
+    ),
 }
 
 
@@ -75,6 +131,36 @@ def books() -> None:
 def damage(statement: str) -> None:
     with unguarded_ledger(), connection.cursor() as cursor:
         cursor.execute(statement)
+
+
+@contextmanager
+def without_constraint(name: str) -> Iterator[None]:
+    model: Any = Account if "account" in name else Transfer
+    (constraint,) = (each for each in model._meta.constraints if each.name == name)
+    if connection.vendor == "sqlite" and model is Account:  # would make the table anew
+        with switched(
+            "PRAGMA ignore_check_constraints = ON", "PRAGMA ignore_check_constraints = OFF"
+        ):
+            yield
+        return
+    with connection.schema_editor() as editor:
+        editor.remove_constraint(model, constraint)
+    try:
+        yield
+    finally:
+        empty_ledger()
+        with connection.schema_editor() as editor:
+            editor.add_constraint(model, constraint)
+
+
+@contextmanager
+def switched(off: str, on: str) -> Iterator[None]:
+    with connection.cursor() as cursor:
+        cursor.execute(off)
+        try:
+            yield
+        finally:
+            cursor.execute(on)
 
 
 def verify(**options: Any) -> tuple[int, dict[str, Any]]:
@@ -108,6 +194,63 @@ def test_damage_is_found(kind: str) -> None:
     assert code == Exit.FINDINGS
     assert facts["findings"] == [f"default: {each}" for each in report.findings]
     assert len(verify_ledger(limit=1).findings) <= len(report.findings)
+
+
+@pytest.mark.parametrize("kind", UNCONSTRAINED)
+def test_damage_that_a_constraint_keeps_out_is_found(kind: str) -> None:
+    constraint, statement, expected = UNCONSTRAINED[kind]
+    books()
+    payer, payee = Account.objects.order_by("pk").values_list("pk", flat=True)[1:]
+    first, second, third = Transfer.objects.order_by("pk").values_list("pk", flat=True)[:3]
+    with without_constraint(constraint):
+        damage(statement)
+        names = {"payer": payer, "payee": payee, "first": first, "second": second, "third": third}
+        found = {str(each) for each in verify_ledger().findings}
+    assert found == {each.format(**names) for each in expected}
+
+
+def test_rows_whose_account_or_transfer_is_gone_are_found() -> None:
+    books()
+    first = Transfer.objects.earliest("pk")
+    without_foreign_keys = {
+        "postgresql": ("SET session_replication_role = replica", "RESET session_replication_role"),
+        "sqlite": ("PRAGMA foreign_keys = OFF", "PRAGMA foreign_keys = ON"),
+    }[connection.vendor]
+    with unguarded_ledger(), switched(*without_foreign_keys):
+        with connection.cursor() as cursor:
+            cursor.execute(f"UPDATE {T} SET source_id = 1000000 WHERE status = 'pending'")
+            cursor.execute(f"UPDATE {T} SET reverses_id = 1000000 WHERE id = %s", [first.pk])
+        orphans = {str(each) for each in verify_ledger().findings if each.damage == Damage.ORPHAN}
+        pending = Transfer.objects.latest("pk")
+        payee = pending.destination_id
+        assert orphans == {
+            f"transfer {pending.pk} from account 1000000 to {payee}: orphan",
+            f"transfer {first.pk}, which reverses one: orphan",
+        }
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"UPDATE {T} SET source_id = destination_id - 1 WHERE status = 'pending'"
+            )
+            cursor.execute(f"UPDATE {T} SET reverses_id = NULL")
+    assert verify_ledger().is_sound
+
+
+def test_a_disabled_trigger_is_a_missing_guard() -> None:
+    if connection.vendor != "postgresql":
+        pytest.skip("SQLite cannot disable a trigger")
+    name = "dbpatterns_ledger_entries_balance"
+    with connection.cursor() as cursor:
+        for state in ("DISABLE", "ENABLE REPLICA"):
+            cursor.execute(f"ALTER TABLE {E} {state} TRIGGER {name}")
+            try:
+                assert [str(each) for each in verify_ledger().findings] == [f"{name}: no guard"]
+            finally:
+                cursor.execute(f"ALTER TABLE {E} ENABLE TRIGGER {name}")
+        cursor.execute(f"ALTER TABLE {E} ENABLE ALWAYS TRIGGER {name}")
+        try:
+            assert verify_ledger().is_sound
+        finally:
+            cursor.execute(f"ALTER TABLE {E} ENABLE TRIGGER {name}")
 
 
 def test_a_finding_says_where_and_what() -> None:

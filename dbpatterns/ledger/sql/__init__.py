@@ -35,15 +35,19 @@ def install(version: int) -> migrations.RunPython:
 def missing(using: str) -> list[str]:
     """Return the triggers and functions that a database with the ledger's tables lacks.
 
-    Two queries; nothing is missing where the tables are not, or on another vendor.
+    A trigger that is disabled, or fires on a replica only, is lacking too. Two queries; nothing is
+    missing where the tables are not, or on another vendor.
     """
     connection = connections[using]
     if not _is_served(connection.vendor):
         return []
     asked = {
         "sqlite": "SELECT name FROM sqlite_master WHERE type = 'trigger'",
-        "postgresql": "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal"
-        " UNION SELECT proname FROM pg_proc WHERE proname LIKE 'dbpatterns_ledger_%'",
+        "postgresql": "SELECT tgname FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid"
+        " WHERE pg_table_is_visible(tgrelid) AND relname LIKE 'dbpatterns_ledger_%'"
+        " AND NOT tgisinternal AND tgenabled IN ('O', 'A')"
+        " UNION SELECT proname FROM pg_proc WHERE proname LIKE 'dbpatterns_ledger_%'"
+        " AND pg_function_is_visible(oid)",
     }[connection.vendor]
     with connection.cursor() as cursor:
         if "dbpatterns_ledger_entry" not in connection.introspection.table_names(cursor):
