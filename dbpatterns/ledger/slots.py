@@ -22,7 +22,7 @@ from django.db.models import Sum
 from dbpatterns.errors import UsageError
 from dbpatterns.ledger.booking import Payment, Sheet, account_id
 from dbpatterns.ledger.errors import InsufficientFunds
-from dbpatterns.ledger.models import Account, Transfer
+from dbpatterns.ledger.models import MAX_AMOUNT, Account, Transfer
 from dbpatterns.ledger.posting import KeyTaken, load_sheet, write
 from dbpatterns.ledger.transfers import database_of, transfer
 
@@ -33,7 +33,8 @@ class Slots:
     """Accounts that stand for one. They may be kept by name: `Slots(Account.objects.filter(…))`.
 
     A payment with an idempotency key takes the slot that the key says, so that a repeated one finds
-    its transfer; without a key any slot.
+    its transfer, and is refused where that is closed; without a key any slot that was open when it
+    was read.
     """
 
     def __init__(self, accounts: Iterable[Account], *, using: str | None = None) -> None:
@@ -49,6 +50,7 @@ class Slots:
             raise UsageError(f"Slots are one account, of one currency: not {currencies}.")
         self.using = database_of(*self.accounts, using=using)
         self._ids = [account_id(each) for each in self.accounts]
+        self._open = [account_id(each) for each in self.accounts if each.closed_at is None]
 
     @classmethod
     def open(
@@ -136,7 +138,7 @@ class Slots:
         return made
 
     def fold(self, destination: Account | int) -> int:
-        """Move all that lies on the slots to one account; return how much it was.
+        """Move all that lies on the open slots to one account; return how much it was.
 
         One transaction of two statements, which locks all of them.
         Raises: TransferError: the destination takes no money, or not so much.
@@ -146,16 +148,18 @@ class Slots:
             moved = 0
             for slot in self._ids:
                 state = sheet.accounts[slot]
-                amount = min(state.balance, state.available)
-                if amount > 0:
-                    sheet.book(Payment(slot, destination, amount, reference="fold"))
-                    moved += amount
+                left = 0 if state.is_closed else min(state.balance, state.available)
+                while left > 0:
+                    piece = min(left, MAX_AMOUNT)
+                    sheet.book(Payment(slot, destination, piece, reference="fold"))
+                    left -= piece
+                    moved += piece
             write(self.using, sheet)
         return moved
 
     def _slot(self, key: str | None) -> int:
         if key is None:
-            return random.choice(self._ids)  # no secret
+            return random.choice(self._open or self._ids)  # no secret
         return self._ids[zlib.crc32(key.encode()) % len(self._ids)]
 
     def _gather_and_pay(self, slot: int, payment: Payment) -> tuple[int, bool]:
@@ -172,7 +176,7 @@ class Slots:
     def _gather(self, sheet: Sheet, slot: int, refused: InsufficientFunds) -> None:
         have, wanted = refused.facts["available"], refused.facts["amount"]
         others = [sheet.accounts[each] for each in self._ids if each != slot]
-        spare = {each.id: each.available for each in others if each.available > 0}
+        spare = {each.id: each.available for each in others if not each.is_closed}
         for each in sorted(spare, key=lambda each: -spare[each]):
             piece = min(spare[each], wanted - have)
             if piece > 0:

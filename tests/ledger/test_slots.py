@@ -7,10 +7,16 @@ import pytest
 from django.db import connection, transaction
 from django.db.models import Sum
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from dbpatterns.errors import UsageError
-from dbpatterns.ledger.errors import AccountNotFound, IdempotencyConflict, InsufficientFunds
-from dbpatterns.ledger.models import Account, Transfer
+from dbpatterns.ledger.errors import (
+    AccountClosed,
+    AccountNotFound,
+    IdempotencyConflict,
+    InsufficientFunds,
+)
+from dbpatterns.ledger.models import MAX_AMOUNT, Account, Transfer
 from dbpatterns.ledger.slots import Slots
 from dbpatterns.ledger.transfers import transfer
 from dbpatterns.ledger.verification import verify_ledger
@@ -143,6 +149,53 @@ def test_slots_fold_into_one_account() -> None:
     with pytest.raises(AccountNotFound):
         slots.fold(999_999_999)
     assert slots.balance() == 5
+
+
+def test_a_closed_slot_keeps_its_money_and_the_others_pay() -> None:
+    slots, (supplier,) = opened(3, 10, 20, 30), funded(0)
+    closed = slots.accounts[1]
+    Account.objects.filter(pk=closed.pk).update(closed_at=timezone.now())
+    slots.pay(supplier, 35, idempotency_key=key_of(slots, 0))
+    with pytest.raises(AccountClosed):
+        slots.pay(supplier, 1, idempotency_key=key_of(slots, 1))
+    slots = Slots(Account.objects.filter(name="shop"))
+    assert {slots._slot(None) for _ in range(100)} == {slots._ids[0], slots._ids[2]}
+    with pytest.raises(InsufficientFunds):
+        slots.pay(supplier, 25)
+    assert slots.fold(supplier) == 5
+    assert balances(*slots.accounts, supplier) == [0, 20, 0, 40]
+
+
+def test_more_than_one_transfer_may_move_is_folded_by_several() -> None:
+    slots, (till, bank) = opened(1), funded(0, 0, min_balance=None)
+    for _ in range(2):
+        transfer(bank, slots.accounts[0], MAX_AMOUNT)
+    assert slots.fold(till) == 2 * MAX_AMOUNT
+    assert Transfer.objects.filter(reference="fold").count() == 2
+
+
+@pytest.mark.postgresql
+@pytest.mark.django_db(transaction=True)
+def test_two_that_gather_within_transactions_do_not_deadlock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slots, suppliers = opened(3, 1, 1, 40), funded(0, 0)
+    both_were_refused = threading.Barrier(2)
+    gather_and_pay = Slots._gather_and_pay
+
+    def at_once(self: Slots, *arguments: Any) -> Any:
+        both_were_refused.wait(timeout=30)
+        return gather_and_pay(self, *arguments)
+
+    monkeypatch.setattr(Slots, "_gather_and_pay", at_once)
+
+    def pay(number: int) -> int:
+        with transaction.atomic():
+            return slots.pay(suppliers[number], 15, idempotency_key=key_of(slots, number)).amount
+
+    assert in_threads(2, pay) == [15, 15]
+    assert balances(*suppliers) == [15, 15]
+    assert verify_ledger().is_sound
 
 
 def test_what_are_no_slots_is_refused() -> None:
