@@ -175,9 +175,11 @@ def _decide_group(sheet: Sheet, members: Sequence[Payment]) -> list[Outcome]:
     position = _first_refused(outcomes)
     if position is None:
         return outcomes
-    sheet.undo(mark)
+    undone = {id(each) for each in sheet.undo(mark)}
     linked = errors.LinkedRefused(group=members[0].group, position=position)
-    return [each if isinstance(each, errors.TransferError) else linked for each in outcomes]
+    return [
+        linked if isinstance(each, tuple) and id(each[0]) in undone else each for each in outcomes
+    ]
 
 
 def _book(sheet: Sheet, payment: Payment) -> Outcome:

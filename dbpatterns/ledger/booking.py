@@ -186,13 +186,15 @@ class Sheet:
         copies = [replace(self.accounts[each]) for each in sides if each in self.accounts]
         return copies, len(self.made)
 
-    def undo(self, mark: "Mark") -> None:
-        """Forget what was booked since the mark."""
+    def undo(self, mark: "Mark") -> list[Booking]:
+        """Forget what was booked since the mark, and return it."""
         copies, length = mark
+        undone = self.made[length:]
         self.accounts.update({each.id: each for each in copies})
-        for each in self.made[length:]:
+        for each in undone:
             self._keyed.pop(each.key, None)
         del self.made[length:]
+        return undone
 
 
 Mark = tuple[list[AccountState], int]
@@ -231,7 +233,9 @@ def checked_amount(amount: Any, limit: int = MAX_AMOUNT) -> int:
     """
     fault = None
     if type(amount) is not int:
-        is_number = isinstance(amount, float | Decimal) and math.isfinite(amount)
+        is_number = (isinstance(amount, float) and math.isfinite(amount)) or (
+            isinstance(amount, Decimal) and amount.is_finite()
+        )
         is_whole = not is_number or abs(amount) > MAX_BALANCE or amount == int(amount)
         fault = errors.AmountFault.NO_INTEGER if is_whole else errors.AmountFault.OVER_PRECISE
     elif amount < 1:

@@ -40,8 +40,11 @@ class TransferError(DBPatternsError):
     sentence: ClassVar[str] = "The ledger refused."
 
     def __init__(self, **facts: Any) -> None:
-        super().__init__(self.sentence.format(**facts))
+        super().__init__(self._told(facts))
         self.facts = facts
+
+    def _told(self, facts: dict[str, Any]) -> str:
+        return self.sentence.format(**facts)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -119,10 +122,15 @@ class LimitExceeded(TransferError):
 
 
 class IdempotencyConflict(TransferError):
-    """The key belongs to another transfer. Facts: key, transfer."""
+    """The key belongs to another transfer. Facts: key; transfer, None if of the same batch."""
 
     code = "idempotency-conflict"
     sentence = "Key {key!r} was used for another transfer, {transfer}: send a new key."
+
+    def _told(self, facts: dict[str, Any]) -> str:
+        if facts["transfer"] is not None:
+            return super()._told(facts)
+        return f"Key {facts['key']!r} is that of another payment of this batch: send a new key."
 
 
 class TransferNotFound(TransferError):

@@ -15,6 +15,7 @@ import threading
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack
 from typing import Any
 
 from django.db import DEFAULT_DB_ALIAS, InterfaceError, OperationalError, connections
@@ -35,7 +36,9 @@ class Batcher:
     """A queue of payments and the thread that commits them; made once, used by every thread.
 
     The thread starts with the first payment, and anew in a forked process. It has a connection of
-    its own, so a caller must not hold a transaction that it would wait for.
+    its own, so a caller must not hold a transaction that it would wait for. What waits when the
+    process ends is committed, unless it ends without Python's `atexit`, as the processes of
+    `multiprocessing` do before 3.14: `close()` the batcher there.
     """
 
     def __init__(self, *, using: str = DEFAULT_DB_ALIAS, max_items: int = 500) -> None:
@@ -176,8 +179,9 @@ class Batcher:
             for _, future in taken:
                 future.set_exception(error)
             return
-        for (_, future), result in zip(taken, results, strict=True):
-            future.set_result(result)
+        with ExitStack() as answers:  # every one is given, whatever a callback raises
+            for (_, future), result in zip(reversed(taken), reversed(results), strict=True):
+                answers.callback(future.set_result, result)
 
 
 _batchers: "weakref.WeakSet[Batcher]" = weakref.WeakSet()

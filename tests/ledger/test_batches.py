@@ -121,6 +121,38 @@ def test_a_group_is_made_together_or_not_at_all() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
+def test_a_group_that_falls_tells_the_truth_of_what_was_made_before() -> None:
+    payer, payee = funded(100, 0)
+    before = transfer(payer, payee, 10, idempotency_key="before")
+    made = pay_batch(
+        [
+            Payment(payer, payee, 20, idempotency_key="same batch"),
+            Payment(payer, payee, 10, group="a", idempotency_key="before"),
+            Payment(payer, payee, 20, group="a", idempotency_key="same batch"),
+            Payment(payer, payee, 1, group="a", idempotency_key="new"),
+            Payment(payer, payee, 1, group="a", idempotency_key="new"),
+            Payment(payer, payee, 1_000, group="a"),
+        ]
+    ).results
+    assert [each.code for each in made] == [
+        *("made", "replayed", "replayed", "linked-refused", "linked-refused"),
+        "insufficient-funds",
+    ]
+    assert [each.transfer for each in made[1:3]] == [before.pk, made[0].transfer]
+    assert balances(payer, payee) == [70, 30]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_key_of_another_payment_of_the_batch_is_told_as_that() -> None:
+    payer, payee = funded(100, 0)
+    payments = [Payment(payer, payee, amount, idempotency_key="k") for amount in (1, 2)]
+    error = pay_batch(payments).results[1].error
+    assert isinstance(error, errors.IdempotencyConflict)
+    assert str(error) == "Key 'k' is that of another payment of this batch: send a new key."
+    assert error.facts["transfer"] is None
+
+
+@pytest.mark.django_db(transaction=True)
 def test_a_chunk_does_not_divide_a_group() -> None:
     payer, payee = funded(100, 0)
     groups = [None, "a", "a", "a", "b", "b", None]

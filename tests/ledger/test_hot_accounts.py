@@ -196,6 +196,28 @@ def test_a_dying_worker_leaves_alone_who_has_an_answer() -> None:
     assert answered.result(timeout=0).is_made
 
 
+def test_a_callback_that_ends_the_worker_takes_no_answer_from_what_is_committed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    payer, payee = funded(10, 0)
+    gate = Gate(monkeypatch)
+    died = threading.Event()
+    monkeypatch.setattr(threading, "excepthook", lambda _: died.set())
+
+    def callback(_: object) -> None:
+        raise SystemExit
+
+    with Batcher() as batcher:
+        first = batcher.submit(Payment(payer, payee, 1))
+        assert gate.entered.wait(timeout=30)
+        futures = [batcher.submit(Payment(payer, payee, 1)) for _ in range(3)]
+        futures[0].add_done_callback(callback)
+        gate.open.set()
+        assert [each.result(timeout=30).code for each in (first, *futures)] == ["made"] * 4
+        assert died.wait(timeout=30)
+    assert balances(payer, payee) == [6, 4]
+
+
 @pytest.mark.django_db(transaction=True)
 def test_a_thread_that_could_not_start_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     payer, payee = funded(10, 0)

@@ -200,6 +200,8 @@ def preparing() -> Iterator[None]:
         (-1, "negative"),
         (0, "zero"),
         (1.5, "over-precise"),
+        (Decimal("sNaN"), "no integer"),
+        (float("inf"), "no integer"),
         (Decimal("0.01"), "over-precise"),
         (Decimal(3), "no integer"),
         (float("nan"), "no integer"),
