@@ -20,8 +20,8 @@ from django.utils.translation import gettext_lazy as _
 from dbpatterns.optimistic.models import VersionedModel
 from dbpatterns.optimistic.versions import expected_version, stored_row
 
-__all__ = ["STALE", "UNSIGNED", "Difference", "VersionedModelForm", "differences", "read_version"]
-__all__ += ["sign_version"]
+__all__ = ["REKEYED", "STALE", "UNSIGNED", "Difference", "VersionedModelForm", "differences"]
+__all__ += ["read_version", "sign_version"]
 
 M = TypeVar("M", bound=VersionedModel)
 
@@ -40,6 +40,9 @@ STALE = "stale"
 """The code of the error of a form whose row was changed in the meantime."""
 UNSIGNED = "unsigned"
 """The code of the error of a form that does not say which version it was made from."""
+
+REKEYED = "rekeyed"
+"""The code of the error of a form that would give a row another key: another row's, perhaps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,7 @@ class VersionedModelForm(_ModelForm[M]):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._pk = self.instance.pk
         if not self.instance._state.adding:
             self.fields["signed_version"].initial = self.sign()
 
@@ -74,24 +78,25 @@ class VersionedModelForm(_ModelForm[M]):
         """Return the hidden field's value for the version that the object has now."""
         return sign_version(self.instance)
 
-    def clean(self) -> dict[str, Any] | None:
-        """Refuse a version that is missing, forged or not the row's."""
-        cleaned = super().clean()
-        if self.instance._state.adding:
-            return cleaned
+    def full_clean(self) -> None:
+        """Refuse a version that is missing, forged or not the row's, whatever `clean` does."""
+        super().full_clean()
+        is_left_empty = self.empty_permitted and not self.has_changed()
+        if not self.is_bound or self.instance._state.adding or is_left_empty:
+            return
+        if self.instance.pk != self._pk:
+            why = _("A stored row keeps its key. Nothing was saved.")
+            self.add_error(None, ValidationError(why, code=REKEYED))
+            return
         try:
             seen = read_version(self.instance, self.cleaned_data.get("signed_version") or "")
-        except BadSignature as error:
-            raise ValidationError(
-                _("This form does not say which version it was made from. Load the page again."),
-                code=UNSIGNED,
-            ) from error
+        except BadSignature:
+            why = _("This form does not say which version it was made from. Load the page again.")
+            self.add_error(None, ValidationError(why, code=UNSIGNED))
+            return
         if seen != expected_version(self.instance):
-            raise ValidationError(
-                _("Someone else has changed this since you opened it. Nothing was saved."),
-                code=STALE,
-            )
-        return cleaned
+            why = _("Someone else has changed this since you opened it. Nothing was saved.")
+            self.add_error(None, ValidationError(why, code=STALE))
 
     @property
     def is_stale(self) -> bool:

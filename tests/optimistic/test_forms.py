@@ -23,7 +23,13 @@ from dbpatterns.contrib.drf_versions import VersionedViewMixin, check_if_match, 
 from dbpatterns.optimistic import StaleObjectError, VersionedModel
 from dbpatterns.optimistic.admin import VersionedAdmin
 from dbpatterns.optimistic.checks import check_versioned_models
-from dbpatterns.optimistic.forms import VersionedModelForm, read_version, sign_version
+from dbpatterns.optimistic.forms import (
+    REKEYED,
+    UNSIGNED,
+    VersionedModelForm,
+    read_version,
+    sign_version,
+)
 from tests.testapp.models import Leaflet, NumberedPage, Page, PageNote
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -67,6 +73,43 @@ def test_a_version_that_is_not_signed_is_refused(version: str) -> None:
 def test_a_version_of_another_row_is_refused() -> None:
     page, other = Page.objects.create(title="old"), Page.objects.create(title="other")
     assert not PageForm(sent(other), instance=page).is_valid()
+
+
+def test_a_clean_of_ones_own_that_forgets_ours_takes_no_guard_away() -> None:
+    class ForgetfulForm(PageForm):
+        def clean(self) -> dict[str, Any]:
+            return self.cleaned_data
+
+    page = Page.objects.create(title="old")
+    data = sent(page)
+    Page.objects.update(title="theirs")
+    form = ForgetfulForm(data, instance=Page.objects.get())
+    assert not form.is_valid()
+    assert form.is_stale
+
+
+def test_a_form_does_not_move_a_row_onto_another() -> None:
+    class NumberedForm(VersionedModelForm[NumberedPage]):
+        class Meta:
+            model = NumberedPage
+            fields = ("chapter", "number", "title")
+
+    mine, theirs = (
+        NumberedPage.objects.create(chapter=1, number=number, title="old") for number in (1, 2)
+    )
+    mine.number = 2
+    mine.title = "mine"
+    mine.save()  # the harm: both are at version 1
+    theirs.refresh_from_db()
+    assert theirs.title == "mine"
+    row = NumberedPage.objects.get(number=1)
+    data = {"chapter": 1, "number": 2, "title": "mine", "signed_version": sign_version(row)}
+    form = NumberedForm(data, instance=row)
+    assert form.has_error("__all__", REKEYED)
+    assert not form.has_error("__all__", UNSIGNED)
+    assert NumberedForm(
+        data | {"number": 1}, instance=NumberedPage.objects.get(number=1)
+    ).is_valid()
 
 
 def test_a_form_makes_a_new_row() -> None:
