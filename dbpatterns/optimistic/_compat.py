@@ -38,9 +38,10 @@ class _AtVersion(Exact):
 
     def as_sql(self, compiler: Any, connection: Any) -> Any:
         """Write the comparisons."""
-        quote, version = connection.ops.quote_name, self.lhs
-        table, key = quote(version.alias), version.target.model._meta.pk
-        sql = f"({table}.{quote(key.column)} = %s AND {table}.{quote(version.target.column)} = %s)"
+        quote, target = connection.ops.quote_name, self.lhs.target
+        version, _ = compiler.compile(self.lhs)  # an alias is quoted by some versions of Django
+        table, key = version.removesuffix(quote(target.column)), target.model._meta.pk
+        sql = f"({table}{quote(key.column)} = %s AND {version} = %s)"
         return sql, [key.get_db_prep_value(self._pk, connection), self.rhs]
 
 

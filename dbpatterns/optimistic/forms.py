@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from django import forms
 from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
@@ -112,11 +112,15 @@ class VersionedModelForm(_ModelForm[M]):
         Raises: the model's DoesNotExist: the row has been deleted.
         """
         stored = stored_row(self.instance)
-        now = type(self)(instance=stored, prefix=self.prefix)
+        now = self.form_of(stored)
         data: Any = self.data.copy()  # type: ignore[attr-defined]  # a request's cannot be written
         data[self.add_prefix("signed_version")] = now.sign()
         self.data = data
         return differences(self, now)
+
+    def form_of(self, row: M) -> Self:
+        """Return an unbound form of a row; a form that takes arguments of its own overrides it."""
+        return type(self)(instance=row, prefix=self.prefix)
 
 
 def sign_version(row: VersionedModel) -> str:

@@ -43,9 +43,11 @@ def inline_differences(formset: Any, sent: QueryDict) -> Iterator[Difference]:
     )
     for pk, row in stored.items():
         form = changed[pk]
-        now = type(form)(instance=row, prefix=form.prefix)
-        if isinstance(now, VersionedModelForm):
+        if isinstance(form, VersionedModelForm):
+            now = form.form_of(row)
             sent[form.add_prefix("signed_version")] = now.sign()
+        else:
+            now = type(form)(instance=row, prefix=form.prefix)
         if form.cleaned_data.get(DELETION_FIELD_NAME):
             yield Difference("", str(row), gettext("Deleted"), str(row), is_changed=True)
             continue

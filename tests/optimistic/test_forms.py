@@ -112,6 +112,23 @@ def test_a_form_does_not_move_a_row_onto_another() -> None:
     ).is_valid()
 
 
+def test_a_form_with_arguments_of_its_own_says_how_it_is_made() -> None:
+    class ReadersForm(PageForm):
+        def __init__(self, *args: Any, reader: str, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.reader = reader
+
+        def form_of(self, row: Page) -> "ReadersForm":
+            return type(self)(instance=row, prefix=self.prefix, reader=self.reader)
+
+    page = Page.objects.create(title="old")
+    data = sent(page)
+    Page.objects.update(title="theirs")
+    form = ReadersForm(data, instance=Page.objects.get(), reader="me")
+    assert not form.is_valid()
+    assert next((row.mine, row.theirs) for row in form.rebase()) == ("mine", "theirs")
+
+
 def test_a_form_makes_a_new_row() -> None:
     form = PageForm({"title": "new", "amount": 1})
     assert form.is_valid()

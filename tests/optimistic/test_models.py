@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
-from django.db import DatabaseError, IntegrityError, connection, transaction
+from django.db import DatabaseError, IntegrityError, connection, models, transaction
 from django.db.models import F
 from django.db.models.signals import pre_save
-from django.test.utils import CaptureQueriesContext
+from django.test.utils import CaptureQueriesContext, isolate_apps
 
 from dbpatterns.errors import UsageError
 from dbpatterns.optimistic import StaleObjectError, UnknownVersion
-from dbpatterns.optimistic.models import delete_as_read
+from dbpatterns.optimistic.models import VersionedManager, VersionedModel, delete_as_read
 from dbpatterns.sharding import shards
 from tests.testapp.models import (
     Album,
@@ -555,3 +555,33 @@ def test_rows_are_deleted_as_they_were_read_or_stay_as_they_are() -> None:
     assert list(Page.objects.order_by("pk").values_list("version", flat=True)) == [1, 2, 1]
     delete_as_read(Page.objects.all(), shown | {rows[1].pk: 2})
     assert not Page.objects.exists()
+
+
+@isolate_apps("tests.testapp")
+def test_a_base_manager_that_joins_is_guarded_too() -> None:
+    class OfPages(VersionedManager["NoteOfPage"]):
+        def get_queryset(self) -> Any:
+            return super().get_queryset().exclude(page__title="hidden")
+
+    class NoteOfPage(VersionedModel):  # which shares the table of PageNote
+        page = models.ForeignKey(Page, models.CASCADE, related_name="+")
+        text = models.CharField(max_length=50)
+        joined = OfPages()
+
+        class Meta:
+            app_label = "testapp"
+            db_table = PageNote._meta.db_table
+            base_manager_name = "joined"
+
+        def __str__(self) -> str:
+            return self.text
+
+    page = Page.objects.create(title="page")
+    PageNote.objects.create(page=page, text="old")
+    mine, theirs = NoteOfPage.joined.get(), NoteOfPage.joined.get()
+    theirs.text = "theirs"
+    theirs.save()
+    mine.text = "mine"
+    with pytest.raises(StaleObjectError):
+        mine.save()
+    assert PageNote.objects.get().text == "theirs"
