@@ -21,6 +21,7 @@ from django.utils.translation import gettext_lazy as _
 from dbpatterns.optimistic.errors import StaleObjectError
 from dbpatterns.optimistic.forms import VersionedModelForm, read_version, sign_version
 from dbpatterns.optimistic.formsets import (
+    VersionedFormSetMixin,
     VersionedInlineFormSet,
     VersionedListFormSet,
     inline_differences,
@@ -28,7 +29,8 @@ from dbpatterns.optimistic.formsets import (
 from dbpatterns.optimistic.models import VersionedModel, delete_as_read
 from dbpatterns.transactions.several import atomic_on
 
-__all__ = ["VersionedAdmin", "VersionedInlineFormSet", "VersionedInlineMixin"]
+__all__ = ["VersionedAdmin", "VersionedFormSetMixin", "VersionedInlineFormSet"]
+__all__ += ["VersionedInlineMixin"]
 
 if TYPE_CHECKING:
     _ModelAdmin = admin.ModelAdmin[VersionedModel]
@@ -183,7 +185,10 @@ class VersionedAdmin(_ModelAdmin):
 
 
 class VersionedInlineMixin(_Inline):
-    """Before TabularInline or StackedInline: rows that were changed meanwhile are a conflict."""
+    """Before TabularInline or StackedInline: rows that were changed meanwhile are a conflict.
+
+    A generic inline also names a `formset` of VersionedFormSetMixin and BaseGenericInlineFormSet.
+    """
 
     form: "type[forms.ModelForm[Any]]" = VersionedModelForm
     formset = VersionedInlineFormSet

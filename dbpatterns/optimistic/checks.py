@@ -104,12 +104,12 @@ def _plain_admins(model_admin: Any) -> Iterator[checks.CheckMessage]:
 
 
 def _plain_inlines(model_admin: Any) -> Iterator[checks.CheckMessage]:
-    from dbpatterns.optimistic.admin import VersionedInlineFormSet
+    from dbpatterns.optimistic.admin import VersionedFormSetMixin
     from dbpatterns.optimistic.forms import VersionedModelForm
 
     for inline in model_admin.inlines:
         is_whole = issubclass(inline.form, VersionedModelForm) and issubclass(
-            inline.formset, VersionedInlineFormSet
+            inline.formset, VersionedFormSetMixin
         )
         if issubclass(inline.model, VersionedModel) and not is_whole:
             yield checks.Warning(

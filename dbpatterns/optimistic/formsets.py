@@ -14,17 +14,25 @@ from django.utils.translation import gettext
 from dbpatterns.optimistic.forms import STALE, UNSIGNED, Difference, VersionedModelForm, differences
 from dbpatterns.optimistic.models import VersionedModel
 
-__all__ = ["VersionedInlineFormSet", "VersionedListFormSet", "inline_differences"]
+__all__ = ["VersionedFormSetMixin", "VersionedInlineFormSet", "VersionedListFormSet"]
+__all__ += ["inline_differences"]
 
 if TYPE_CHECKING:
+    _Validated = forms.BaseFormSet[VersionedModelForm[VersionedModel]]
     _FormSet = forms.BaseModelFormSet[VersionedModel, Any]
     _InlineFormSet = forms.BaseInlineFormSet[VersionedModel, Any, Any]
 else:  # Django's own take no parameter
+    _Validated = object
     _FormSet, _InlineFormSet = forms.BaseModelFormSet, forms.BaseInlineFormSet
 
 
-class VersionedInlineFormSet(_InlineFormSet):
-    """Refuses to delete a row that is not as it was shown; Django does not validate those."""
+class VersionedFormSetMixin(_Validated):
+    """Before a formset's base: it deletes no row that is not as it was shown.
+
+    Django does not validate the rows that are deleted. Their forms are VersionedModelForms.
+    """
+
+    initial_forms: Any
 
     def clean(self) -> None:
         """Look at the rows that are to be deleted."""
@@ -33,6 +41,10 @@ class VersionedInlineFormSet(_InlineFormSet):
             is_refused = any(form.has_error(NON_FIELD_ERRORS, code) for code in (STALE, UNSIGNED))
             if form.cleaned_data.get(DELETION_FIELD_NAME) and is_refused:
                 raise ValidationError(form.non_field_errors())
+
+
+class VersionedInlineFormSet(VersionedFormSetMixin, _InlineFormSet):
+    """Django's inline formset, which deletes no row that is not as it was shown."""
 
 
 def inline_differences(formset: Any, sent: QueryDict) -> Iterator[Difference]:

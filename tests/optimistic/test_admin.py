@@ -7,6 +7,8 @@ from django import forms
 from django.apps import apps
 from django.contrib import admin
 from django.contrib.admin.models import LogEntry
+from django.contrib.contenttypes.admin import GenericTabularInline
+from django.contrib.contenttypes.forms import BaseGenericInlineFormSet
 from django.core.exceptions import ValidationError
 from django.db.models import F
 from django.http import HttpRequest
@@ -14,10 +16,14 @@ from django.test import Client
 from django.test.utils import modify_settings
 from django.urls import path
 
-from dbpatterns.optimistic.admin import VersionedAdmin, VersionedInlineMixin
+from dbpatterns.optimistic.admin import (
+    VersionedAdmin,
+    VersionedFormSetMixin,
+    VersionedInlineMixin,
+)
 from dbpatterns.optimistic.checks import check_versioned_admin
 from dbpatterns.optimistic.forms import VersionedModelForm
-from tests.testapp.models import Page, PageNote, PlainPage
+from tests.testapp.models import Page, PageLabel, PageNote, PlainPage
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls(__name__)]
 
@@ -102,10 +108,22 @@ class WholeInline(VersionedInlineMixin, admin.TabularInline):
     extra = 0
 
 
+class LabelFormSet(VersionedFormSetMixin, BaseGenericInlineFormSet):
+    """What a generic inline needs."""
+
+
+class LabelInline(VersionedInlineMixin, GenericTabularInline):
+    """Its rows are stuck on anything."""
+
+    model = PageLabel
+    formset = LabelFormSet
+    extra = 0
+
+
 class WholeAdmin(VersionedAdmin):
     """Names no fields."""
 
-    inlines = (WholeInline,)
+    inlines = (WholeInline, LabelInline)
 
 
 site, forgetful, whole = (
@@ -210,6 +228,21 @@ def test_an_inline_undoes_what_another_wrote_unless_it_has_versions(
     again = dict(answer.context_data["sent"])
     assert admin_client.post(address, again).status_code == 302  # both were shown, mine is kept
     assert list(PageNote.objects.values_list("text", flat=True)) == (["mine"] if change else [])
+
+
+@pytest.mark.parametrize("change", ["text", "DELETE"])
+def test_a_generic_inline_is_guarded_too(admin_client: Client, change: str) -> None:
+    label = PageLabel.objects.create(content_object=Page.objects.create(title="page"), text="old")
+    address = f"/whole/testapp/page/{label.object_id}/change/"
+    opened = admin_client.get(address)
+    prefix = "testapp-pagelabel-content_type-object_id-0"
+    sent = in_browser(opened) | {f"{prefix}-{change}": "on"}
+    other(label, text="theirs")
+    answer: Any = admin_client.post(address, sent)
+    assert answer.status_code == 409
+    assert PageLabel.objects.get().text == "theirs"
+    assert admin_client.post(address, dict(answer.context_data["sent"])).status_code == 302
+    assert [each.text for each in PageLabel.objects.all()] == (["on"] if change == "text" else [])
 
 
 def test_an_inline_saves_adds_and_deletes(admin_client: Client) -> None:

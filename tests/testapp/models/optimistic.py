@@ -1,5 +1,7 @@
 """Rows with a version, and the same without."""
 
+from django.contrib.contenttypes.fields import GenericForeignKey
+from django.contrib.contenttypes.models import ContentType
 from django.db import models
 
 from dbpatterns.optimistic import VersionedModel
@@ -38,6 +40,21 @@ class PageNote(VersionedModel):
     """Belongs to a page, and has a version of its own."""
 
     page = models.ForeignKey(Page, models.CASCADE, related_name="notes")
+    text = models.CharField(max_length=50)
+
+    class Meta:
+        app_label = "testapp"
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class PageLabel(VersionedModel):
+    """Is stuck on anything."""
+
+    content_type = models.ForeignKey(ContentType, models.CASCADE, db_constraint=False)
+    object_id = models.PositiveIntegerField()
+    content_object = GenericForeignKey()
     text = models.CharField(max_length=50)
 
     class Meta:
