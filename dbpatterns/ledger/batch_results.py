@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dbpatterns.ledger.booking import Payment
+from dbpatterns.ledger.payments import Payment
 
 __all__ = ["BatchResult", "Item", "ItemResult"]
 

@@ -22,10 +22,10 @@ from dbpatterns import telemetry
 from dbpatterns.errors import UsageError
 from dbpatterns.ledger import errors
 from dbpatterns.ledger.batch_results import BatchResult, Item, ItemResult
-from dbpatterns.ledger.booking import Booking, Payment, Sheet, account_id
+from dbpatterns.ledger.booking import Booking, Sheet
 from dbpatterns.ledger.item_batches import bisect, with_savepoints
+from dbpatterns.ledger.payments import Payment, account_id, database_of
 from dbpatterns.ledger.posting import KeyTaken, in_transaction, load_sheet, write
-from dbpatterns.ledger.transfers import database_of
 
 __all__ = ["SAVEPOINTS", "BatchResult", "Item", "ItemResult", "Payment", "pay_batch"]
 

@@ -22,10 +22,9 @@ from django.db import DEFAULT_DB_ALIAS, InterfaceError, OperationalError, connec
 
 from dbpatterns.errors import UsageError
 from dbpatterns.ledger.batches import ItemResult, Payment, pay_batch
-from dbpatterns.ledger.booking import account_id
 from dbpatterns.ledger.errors import BatcherStopped
 from dbpatterns.ledger.models import Account, Transfer
-from dbpatterns.ledger.transfers import database_of
+from dbpatterns.ledger.payments import account_id, database_of
 
 __all__ = ["Batcher"]
 

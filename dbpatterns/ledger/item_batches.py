@@ -12,7 +12,7 @@ from django.db import InterfaceError, OperationalError, connections, transaction
 
 from dbpatterns.ledger import errors
 from dbpatterns.ledger.batch_results import Item, ItemResult
-from dbpatterns.ledger.booking import Payment
+from dbpatterns.ledger.payments import Payment
 from dbpatterns.ledger.transfers import transfer
 from dbpatterns.transactions._compat import is_aborted
 from dbpatterns.transactions.hooks import Committed, committed_flag

@@ -20,11 +20,12 @@ from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from django.db.models import Sum
 
 from dbpatterns.errors import UsageError
-from dbpatterns.ledger.booking import Payment, Sheet, account_id
+from dbpatterns.ledger.booking import Sheet
 from dbpatterns.ledger.errors import InsufficientFunds
 from dbpatterns.ledger.models import MAX_AMOUNT, Account, Transfer
+from dbpatterns.ledger.payments import Payment, account_id, database_of
 from dbpatterns.ledger.posting import KeyTaken, load_sheet, write
-from dbpatterns.ledger.transfers import database_of, transfer
+from dbpatterns.ledger.transfers import transfer
 
 __all__ = ["Slots"]
 

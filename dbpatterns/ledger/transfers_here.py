@@ -10,8 +10,9 @@ from django.db import connections
 from django.utils import timezone
 
 from dbpatterns.ledger import errors
-from dbpatterns.ledger.booking import Booking, Payment, account_id, checked_amount, move
+from dbpatterns.ledger.booking import Booking, move
 from dbpatterns.ledger.models import Transfer
+from dbpatterns.ledger.payments import Payment, account_id, checked_amount
 from dbpatterns.ledger.posting import (
     in_transaction,
     load_accounts,
