@@ -8,10 +8,10 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Model, QuerySet
 
-__all__ = ["commit_hooks", "connection_of", "has_testcase", "is_aborted", "is_in_testcase"]
-__all__ += ["is_in_transaction", "write_alias"]
-__all__ += ["open_savepoints", "psycopg_connection", "put_first", "run_hooks", "savepoints_made"]
-__all__ += ["without_limits"]
+__all__ = ["commit_hooks", "connection_of", "driver_error", "has_testcase", "is_aborted"]
+__all__ += ["is_in_command", "is_in_testcase", "is_in_transaction", "open_savepoints"]
+__all__ += ["psycopg_connection", "put_first", "run_hooks", "savepoints_made", "without_limits"]
+__all__ += ["write_alias"]
 
 M = TypeVar("M", bound=Model)
 
@@ -72,8 +72,23 @@ def is_aborted(connection: BaseDatabaseWrapper) -> bool:
     Its answer to COMMIT is then a rollback, and no error. Reads the driver's
     `info.transaction_status`, which is 3 then in psycopg and psycopg2.
     """
+    return _transaction_status(connection) == 3
+
+
+def driver_error(connection: BaseDatabaseWrapper) -> type[Exception]:
+    """Return the class of all errors of the driver; reads `Database` (5.2 to 6.1), its module."""
+    error: type[Exception] = connection.Database.Error  # type: ignore[attr-defined]
+    return error
+
+
+def is_in_command(connection: BaseDatabaseWrapper) -> bool:
+    """Tell whether the driver still waits for a statement's answer: it is 1 then; no query."""
+    return _transaction_status(connection) == 1
+
+
+def _transaction_status(connection: BaseDatabaseWrapper) -> int | None:
     info = getattr(connection.connection, "info", None)
-    return getattr(info, "transaction_status", None) == 3
+    return getattr(info, "transaction_status", None)
 
 
 def write_alias(queryset: "QuerySet[Any]") -> str:
