@@ -52,13 +52,15 @@ def run_hooks(connection: BaseDatabaseWrapper, hooks: MutableSequence[Hook]) -> 
 
 
 def psycopg_connection(connection: BaseDatabaseWrapper) -> Any:
-    """Return the driver's connection, opened if need be; None unless the driver is psycopg 3.
+    """Return the driver's connection, opened if need be; None unless psycopg 3 without a pool.
 
-    psycopg sends what is set on it with its BEGIN. Reads `Database` (5.2 to 6.1), the driver's
+    psycopg sends what is set on it with its BEGIN. In a pool it outlives Django's `close()`, and
+    what is set would reach the next borrower. Reads `Database` (5.2 to 6.1), the driver's
     module. Has `CONN_HEALTH_CHECKS` look now: Django's BEGIN would look later, and open another
     connection, on which nothing is set. Can go when Django's `atomic` takes an isolation level.
     """
-    if getattr(connection, "Database", None) is not sys.modules.get("psycopg"):
+    is_psycopg = getattr(connection, "Database", None) is sys.modules.get("psycopg")
+    if not is_psycopg or connection.settings_dict["OPTIONS"].get("pool"):
         return None
     if not connection.in_atomic_block:
         connection.close_if_health_check_failed()

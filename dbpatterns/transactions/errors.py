@@ -78,6 +78,9 @@ class CommitOutcomeUnknown(TransactionError, OperationalError):
 class LockTimeout(TransactionError, OperationalError):
     """A lock was not to be had in the time given; None waited for, nothing changed."""
 
+    sqlstate = "55P03"
+    """The server's for it, also where it only answered that the lock is held."""
+
     def __init__(
         self, message: str, *, model: str, keys: Sequence[object], timeout: float | None
     ) -> None:

@@ -176,7 +176,11 @@ class UnderTestCase(TestCase):
         heard: list[str] = []
         with transaction.atomic():
             after_rollback(add_to(heard, "kept"))
-        self.addClassCleanup(lambda: self.assertEqual(heard, ["kept"]))
+
+        def look() -> None:
+            assert heard == ["kept"]
+
+        self.addClassCleanup(look)
 
     def test_the_hooks_that_django_captures_are_the_code_s(self) -> None:
         heard: list[str] = []
