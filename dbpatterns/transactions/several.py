@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from django.db import transaction
 
 from dbpatterns.transactions._compat import Hook, commit_hooks, connection_of, run_hooks
-from dbpatterns.transactions.hooks import committed_flag
+from dbpatterns.transactions.hooks import Committed, committed_flag
 
 __all__ = ["atomic_on"]
 
@@ -33,7 +33,7 @@ def _hooks_held_back(alias: str, afterwards: ExitStack) -> Iterator[None]:
             yield
         return
     hooks: list[Hook] = []
-    committed = None
+    committed = Committed()
     try:
         with transaction.atomic(using=alias):
             yield
@@ -41,7 +41,7 @@ def _hooks_held_back(alias: str, afterwards: ExitStack) -> Iterator[None]:
             hooks += commit_hooks(connection)
             del commit_hooks(connection)[1:]  # all but the flag
     finally:
-        if committed and committed.is_true:
+        if committed.is_true:
             afterwards.callback(run_hooks, connection, hooks)
         else:
             hooks.clear()  # at once, though a traceback may keep this frame: `after_rollback`
