@@ -29,7 +29,6 @@ from dbpatterns.transactions.outcomes import Pledge, settle
 from dbpatterns.transactions.records import Record
 from dbpatterns.transactions.running import (
     Running,
-    default_isolation,
     require_compatible,
     running_on,
 )
@@ -88,7 +87,7 @@ def _begun(connection: BaseDatabaseWrapper, options: Options, record: Record) ->
     is_test = has_testcase(connection)  # whose transaction this becomes a savepoint of
     running = Running(
         connection,
-        isolation=options.isolation or default_isolation(connection),
+        isolation=options.isolation,
         read_only=options.read_only,
         deferrable=options.deferrable,
         label=options.label,
