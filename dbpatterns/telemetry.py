@@ -8,6 +8,7 @@ logged and never breaks the work it watches.
 """
 
 import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,7 +30,12 @@ class Event:
 
 
 Listener = Callable[[Event], None]
+_LOCK = threading.RLock()
 _listeners: tuple[Listener, ...] = ()
+"""Whom to call. Replaced, never changed, so that `emit` needs no lock."""
+_subscribed: list[Listener] = []
+_in_blocks: list[Listener] = []
+"""One entry for each `listening` block that is open."""
 
 
 def is_heard() -> bool:
@@ -49,23 +55,48 @@ def emit(event: Event) -> None:
 
 
 def subscribe(listener: Listener) -> None:
-    """Call `listener` for every event from now on; a second subscription changes nothing."""
-    global _listeners
-    if listener not in _listeners:
-        _listeners = (*_listeners, listener)
+    """Call `listener` for every event from now on; a second subscription changes nothing.
+
+    Threads may subscribe and unsubscribe at once.
+    """
+    with _LOCK:
+        if listener not in _subscribed:
+            _subscribed.append(listener)
+        _replace()
 
 
 def unsubscribe(listener: Listener) -> None:
     """Stop calling `listener`; one that never subscribed is no error."""
-    global _listeners
-    _listeners = tuple(each for each in _listeners if each != listener)
+    with _LOCK:
+        for those in (_subscribed, _in_blocks):
+            those[:] = [each for each in those if each != listener]
+        _replace()
 
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Subscribe for the length of a block; for tests and for spans around long work."""
-    subscribe(listener)
+    """Subscribe for the length of a block; for tests and for spans around long work.
+
+    Of several blocks with one listener, the last to end ends it; a subscription outlasts them.
+    """
+    with _LOCK:
+        _in_blocks.append(listener)
+        _replace()
     try:
         yield
     finally:
-        unsubscribe(listener)
+        with _LOCK:
+            if listener in _in_blocks:  # else it was unsubscribed
+                _in_blocks.remove(listener)
+            _replace()
+
+
+def _replace() -> None:
+    """Have all listeners called, each once, in the order in which they came."""
+    global _listeners
+    wanted = (*_subscribed, *_in_blocks)
+    kept = [each for each in _listeners if each in wanted]
+    for each in wanted:
+        if each not in kept:
+            kept.append(each)
+    _listeners = tuple(kept)
