@@ -8,8 +8,9 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Model, QuerySet
 
-__all__ = ["commit_hooks", "connection_of", "driver_error", "has_testcase", "is_aborted"]
-__all__ += ["is_in_command", "is_in_testcase", "is_in_transaction", "open_savepoints"]
+__all__ = ["TransactionMark", "commit_hooks", "connection_of", "driver_error", "has_testcase"]
+__all__ += ["is_aborted", "is_in_command", "is_in_testcase", "is_in_transaction"]
+__all__ += ["open_savepoints"]
 __all__ += ["psycopg_connection", "put_first", "run_hooks", "savepoints_made", "without_limits"]
 __all__ += ["write_alias"]
 
@@ -134,6 +135,43 @@ def has_testcase(connection: BaseDatabaseWrapper) -> bool:
     """Tell whether the outermost block is a TestCase's, so that nothing will ever commit."""
     blocks: list[Any] = [*connection.atomic_blocks]
     return bool(blocks) and bool(blocks[0]._from_testcase)
+
+
+class TransactionMark:
+    """What tells one transaction of the code's own from the next, at no query; for one connection.
+
+    A hook that does nothing: Django forgets it with the transaction, and not with a savepoint.
+    Under a TestCase, where nothing ends, the savepoint of the outermost block (5.2 to 6.1).
+    """
+
+    def __init__(self, connection: BaseDatabaseWrapper) -> None:
+        self._connection = connection
+        self._hook: Callable[[], object] = lambda: None
+        self._savepoint: str | None = None
+
+    def put(self) -> None:
+        """Mark the transaction that runs."""
+        if has_testcase(self._connection):
+            self._savepoint = self._outermost_savepoint()
+        else:
+            commit_hooks(self._connection).append((set(), self._hook, False))
+
+    def is_missing(self) -> bool:
+        """Tell whether a transaction runs that is not marked."""
+        connection = self._connection
+        if not connection.in_atomic_block or is_in_testcase(connection):
+            return False
+        if has_testcase(connection):
+            savepoint = self._outermost_savepoint()
+            return savepoint is None or savepoint != self._savepoint
+        return all(hook is not self._hook for _, hook, _ in commit_hooks(connection))
+
+    def _outermost_savepoint(self) -> str | None:
+        blocks: list[Any] = [*self._connection.atomic_blocks]
+        ours = next(place for place, block in enumerate(blocks) if not block._from_testcase)
+        savepoints: list[Any] = [*self._connection.savepoint_ids]
+        savepoint: str | None = savepoints[ours - 1]
+        return savepoint
 
 
 def is_in_transaction(connection: BaseDatabaseWrapper) -> bool:

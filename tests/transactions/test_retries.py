@@ -435,6 +435,19 @@ class UnderTestCase(TestCase):
             pay()
         assert (len(calls), Purse.objects.count()) == (3, 1)
 
+    def test_each_outermost_block_fails_once_and_the_test_itself_never(self) -> None:
+        ends: list[str] = []
+        with inject_failures(conflict(), times=2):
+            Purse.objects.create()
+            for _ in range(3):
+                with transaction.atomic():
+                    with contextlib.suppress(OperationalError), transaction.atomic():
+                        Purse.objects.create()
+                        ends.append("first")
+                    Purse.objects.create()
+                    ends.append("second")
+        assert ends == ["second", "second", "first", "second"]
+
     def test_a_failed_constraint_in_the_body_is_no_reason(self) -> None:
         Purse.objects.create(pk=1)
         with pytest.raises(IntegrityError):
@@ -448,10 +461,71 @@ class UnderTestCase(TestCase):
             pass
 
 
-@pytest.mark.parametrize("state", ["4000", "'; --", "SQLITE_NONSENSE"])
+@pytest.mark.parametrize("state", ["4000", "'; --", "SQLITE_NONSENSE", "OTHERS"])
 def test_only_a_sqlstate_is_injected(state: str) -> None:
+    if state == "OTHERS":
+        state = "40001" if connection.vendor == "sqlite" else "SQLITE_BUSY"
     with pytest.raises(UsageError, match="five of"), inject_failures(state):
         pass
+
+
+@real
+def test_each_transaction_fails_once_whatever_it_does_after_that() -> None:
+    ends: list[str] = []
+    with inject_failures(conflict(), times=2):
+        for _ in range(3):
+            with transaction.atomic():
+                with contextlib.suppress(OperationalError), transaction.atomic():
+                    Purse.objects.create()
+                    ends.append("first")
+                Purse.objects.create()
+                ends.append("second")
+    assert ends == ["second", "second", "first", "second"]
+    assert Purse.objects.count() == 4
+
+
+@real
+@postgresql
+def test_a_commit_fails_though_all_statements_are_in_savepoints_that_are_undone() -> None:
+    calls: list[None] = []
+
+    @atomic(retry=QUICK)
+    def pay() -> None:
+        calls.append(None)
+        with contextlib.suppress(Wrapped), savepoint():
+            Purse.objects.create()
+            raise Wrapped
+
+    with inject_failures("40001", at="commit"):
+        pay()
+    assert (len(calls), Purse.objects.count()) == (2, 0)
+
+
+@real
+@postgresql
+def test_a_read_only_transaction_has_no_commit_to_fail() -> None:
+    with inject_failures("40001", at="commit"):
+        with pytest.raises(UsageError, match="is read-only"), atomic(read_only=True):
+            Purse.objects.count()
+        with pytest.raises(OperationalError), atomic():
+            Purse.objects.count()
+
+
+@real
+@postgresql
+def test_nothing_is_injected_into_what_has_failed_by_itself() -> None:
+    with inject_failures("40001", at="commit"):
+        with (
+            pytest.raises(DatabaseError, match="aborted"),
+            transaction.atomic(),
+            connection.cursor() as cursor,
+        ):
+            connection.connection.execute("SAVEPOINT a")
+            with contextlib.suppress(Exception):
+                connection.connection.execute("SELECT 1 / 0")
+            cursor.execute("SELECT 1")
+        with pytest.raises(OperationalError), transaction.atomic():
+            Purse.objects.count()
 
 
 @real
