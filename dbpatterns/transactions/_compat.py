@@ -177,11 +177,13 @@ class TransactionMark:
 def is_in_transaction(connection: BaseDatabaseWrapper) -> bool:
     """Tell whether the code has opened a transaction; a TestCase's own does not count.
 
-    True with autocommit off, where somebody else decides when to commit.
+    True with autocommit off, also by AUTOCOMMIT in DATABASES: somebody else decides when to commit.
     """
     if connection.in_atomic_block:
         return not is_in_testcase(connection)
-    return connection.connection is not None and not connection.get_autocommit()
+    if connection.connection is None:  # which must not be opened for this
+        return not connection.settings_dict["AUTOCOMMIT"]
+    return not connection.get_autocommit()
 
 
 def without_limits(queryset: "QuerySet[M]") -> "QuerySet[M]":

@@ -494,6 +494,31 @@ def test_a_connection_closed_within_a_read_only_block_is_no_other_error() -> Non
     Purse.objects.create()
 
 
+@real
+def test_with_autocommit_off_in_the_settings_a_block_commits_nothing_and_does_not_say_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    events: list[telemetry.Event] = []
+    hooks: list[str] = []
+    connection.close()
+    monkeypatch.setitem(connection.settings_dict, "AUTOCOMMIT", False)
+    try:
+        with telemetry.listening(events.append):
+            with pytest.raises(NestedTransactionError), atomic(durable=True):
+                pass
+            with pytest.raises(NestedTransactionError):
+                atomic(retry=Retry())(Purse.objects.create)()
+            with atomic(label="pay"):
+                Purse.objects.create()
+                after_commit(lambda: hooks.append("done"))
+        transaction.rollback()
+        if connection.vendor == "postgresql":  # SQLite's RELEASE commits, also Django's
+            assert Purse.objects.count() == 0
+        assert (events, hooks) == ([], [])
+    finally:
+        connection.close()
+
+
 class UnderTestCase(TestCase):
     def test_an_outermost_block_is_a_savepoint_that_has_all_it_asks_for(self) -> None:
         with (

@@ -433,6 +433,27 @@ def test_sqlite_without_its_lock_at_begin_is_refused(monkeypatch: pytest.MonkeyP
             lock_rows(Purse.objects.all())
 
 
+@postgresql
+def test_hold_lock_holds_the_rows_of_a_slice_and_none_that_is_joined() -> None:
+    owner = PurseOwner.objects.create(name="Eva")
+    rows = [SavingsPurse.objects.create(owner=owner) for _ in range(3)]
+    queryset = SavingsPurse.objects.select_related("owner")
+    with hold_lock(queryset.order_by("-pk")[1:2]), atomic():
+        assert lock_rows(owner, SavingsPurse.objects.all(), skip_locked=True) == [
+            owner,
+            rows[0],
+            rows[2],
+        ]
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "shard_0"])
+def test_hold_lock_holds_rows_where_they_are_written(settings: Any) -> None:
+    make(1)
+    settings.DATABASE_ROUTERS = [ReadsElsewhere()]
+    with hold_lock(Purse.objects.all()):
+        pass
+
+
 def test_hold_lock_needs_rows_that_others_see() -> None:
     with pytest.raises(UsageError, match="sees no such row"), hold_lock(Purse.objects.all()):
         raise AssertionError

@@ -172,7 +172,7 @@ def test_delays_are_full_jitter() -> None:
 
 
 @real
-def test_it_sleeps_outside_of_any_transaction_and_says_before() -> None:
+def test_it_sleeps_outside_of_the_transaction_and_says_before() -> None:
     told: list[tuple[str | None, int]] = []
 
     def on_retry(error: BaseException, made: int, seconds: float) -> None:
@@ -184,6 +184,24 @@ def test_it_sleeps_outside_of_any_transaction_and_says_before() -> None:
     with inject_failures(conflict(), times=2):
         atomic(retry=Retry(base=0.0001, on_retry=on_retry))(Purse.objects.create)()
     assert told == [(conflict(), 1), (conflict(), 2)]
+
+
+@real
+def test_a_callback_that_raises_ends_the_attempts_and_they_are_told_of() -> None:
+    events: list[telemetry.Event] = []
+
+    def on_retry(error: BaseException, made: int, seconds: float) -> None:
+        raise Wrapped
+
+    pay = atomic(retry=Retry(base=0.0001, on_retry=on_retry))(Purse.objects.create)
+    with telemetry.listening(events.append), inject_failures(conflict(), times=2):
+        with pytest.raises(Wrapped):
+            pay()
+        for attempt in attempts(Retry(base=0.0001)):
+            with attempt:
+                Purse.objects.create()
+    facts = [(each.facts["outcome"], each.facts["attempts"]) for each in events]
+    assert facts == [("rolled_back", 1), ("committed", 2)]
 
 
 @real
