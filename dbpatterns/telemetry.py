@@ -31,11 +31,8 @@ class Event:
 
 Listener = Callable[[Event], None]
 _LOCK = threading.RLock()
-_listeners: tuple[Listener, ...] = ()
-"""Whom to call. Replaced, never changed, so that `emit` needs no lock."""
-_subscribed: list[Listener] = []
-_in_blocks: list[Listener] = []
-"""One entry for each `listening` block that is open."""
+_listeners: tuple[tuple[Listener, object], ...] = ()
+"""Each with its `listening` block, or None. Replaced, never changed: `emit` needs no lock."""
 
 
 def is_heard() -> bool:
@@ -45,7 +42,11 @@ def is_heard() -> bool:
 
 def emit(event: Event) -> None:
     """Hand one event to every listener, in the order they subscribed, in this thread."""
-    for listener in _listeners:
+    called: list[Listener] = []
+    for listener, _ in _listeners:
+        if listener in called:
+            continue
+        called.append(listener)
         try:
             listener(event)
         except Exception:
@@ -59,18 +60,17 @@ def subscribe(listener: Listener) -> None:
 
     Threads may subscribe and unsubscribe at once.
     """
+    global _listeners
     with _LOCK:
-        if listener not in _subscribed:
-            _subscribed.append(listener)
-        _replace()
+        if (listener, None) not in _listeners:
+            _listeners = (*_listeners, (listener, None))
 
 
 def unsubscribe(listener: Listener) -> None:
     """Stop calling `listener`; one that never subscribed is no error."""
+    global _listeners
     with _LOCK:
-        for those in (_subscribed, _in_blocks):
-            those[:] = [each for each in those if each != listener]
-        _replace()
+        _listeners = tuple(each for each in _listeners if each[0] != listener)
 
 
 @contextmanager
@@ -79,24 +79,12 @@ def listening(listener: Listener) -> Iterator[None]:
 
     Of several blocks with one listener, the last to end ends it; a subscription outlasts them.
     """
+    global _listeners
+    block = object()
     with _LOCK:
-        _in_blocks.append(listener)
-        _replace()
+        _listeners = (*_listeners, (listener, block))
     try:
         yield
     finally:
         with _LOCK:
-            if listener in _in_blocks:  # else it was unsubscribed
-                _in_blocks.remove(listener)
-            _replace()
-
-
-def _replace() -> None:
-    """Have all listeners called, each once, in the order in which they came."""
-    global _listeners
-    wanted = (*_subscribed, *_in_blocks)
-    kept = [each for each in _listeners if each in wanted]
-    for each in wanted:
-        if each not in kept:
-            kept.append(each)
-    _listeners = tuple(kept)
+            _listeners = tuple(each for each in _listeners if each[1] is not block)

@@ -51,9 +51,7 @@ def inject_failures(
     connection = connections[using]
     if at == "commit":
         _require_commit(connection)
-    statement = (_AT_STATEMENT if at == "statement" else _AT_COMMIT).format(
-        _checked(sqlstate, connection)
-    )
+    statement = (_AT_STATEMENT if at == "statement" else _AT_COMMIT).format(_checked(sqlstate))
     left = times
     mark = TransactionMark(connection)
 
@@ -99,16 +97,10 @@ def _require_writes(connection: BaseDatabaseWrapper) -> None:
             )
 
 
-def _checked(sqlstate: str, connection: BaseDatabaseWrapper) -> str:
-    if connection.vendor == "sqlite":
-        is_known = sqlstate.startswith("SQLITE_") and hasattr(sqlite3, sqlstate)
-    else:
-        is_known = re.fullmatch(r"[0-9A-Z]{5}", sqlstate) is not None
-    if not is_known:
-        raise UsageError(
-            f"inject_failures({sqlstate!r}): a SQLSTATE of PostgreSQL has five of 0-9 and A-Z, and "
-            "an error of SQLite has a name, such as SQLITE_BUSY."
-        )
+def _checked(sqlstate: str) -> str:
+    is_name = sqlstate.startswith("SQLITE_") and hasattr(sqlite3, sqlstate)
+    if not is_name and not re.fullmatch(r"[0-9A-Z]{5}", sqlstate):
+        raise UsageError(f"inject_failures({sqlstate!r}): a SQLSTATE has five of 0-9 and A-Z.")
     return sqlstate
 
 
