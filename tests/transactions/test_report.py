@@ -110,8 +110,9 @@ def test_a_role_that_may_not_see_the_others_gives_no_all_clear(blind: None) -> N
         may_end.set()
         forgotten.result(30)
     assert facts["long"] == []  # the harm
-    assert facts["hidden"] == [{"database": "default", "sessions": 1}]
-    assert text.startswith("default hides sessions of other roles from this one, 1 of them. Grant")
+    (hidden,) = facts["hidden"]
+    assert (hidden["database"], hidden["sessions"] >= 1) == ("default", True)
+    assert text.startswith("default hides sessions of other roles from this one, ")
     assert caught.value.returncode == 1
 
 
