@@ -8,6 +8,7 @@ logged and never breaks the work it watches.
 """
 
 import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,7 +30,9 @@ class Event:
 
 
 Listener = Callable[[Event], None]
-_listeners: tuple[Listener, ...] = ()
+_LOCK = threading.RLock()
+_listeners: tuple[tuple[Listener, object], ...] = ()
+"""Each with its `listening` block, or None. Replaced, never changed: `emit` needs no lock."""
 
 
 def is_heard() -> bool:
@@ -39,7 +42,11 @@ def is_heard() -> bool:
 
 def emit(event: Event) -> None:
     """Hand one event to every listener, in the order they subscribed, in this thread."""
-    for listener in _listeners:
+    called: list[Listener] = []
+    for listener, _ in _listeners:
+        if listener in called:
+            continue
+        called.append(listener)
         try:
             listener(event)
         except Exception:
@@ -49,23 +56,35 @@ def emit(event: Event) -> None:
 
 
 def subscribe(listener: Listener) -> None:
-    """Call `listener` for every event from now on; a second subscription changes nothing."""
+    """Call `listener` for every event from now on; a second subscription changes nothing.
+
+    Threads may subscribe and unsubscribe at once.
+    """
     global _listeners
-    if listener not in _listeners:
-        _listeners = (*_listeners, listener)
+    with _LOCK:
+        if (listener, None) not in _listeners:
+            _listeners = (*_listeners, (listener, None))
 
 
 def unsubscribe(listener: Listener) -> None:
     """Stop calling `listener`; one that never subscribed is no error."""
     global _listeners
-    _listeners = tuple(each for each in _listeners if each != listener)
+    with _LOCK:
+        _listeners = tuple(each for each in _listeners if each[0] != listener)
 
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Subscribe for the length of a block; for tests and for spans around long work."""
-    subscribe(listener)
+    """Subscribe for the length of a block; for tests and for spans around long work.
+
+    Of several blocks with one listener, the last to end ends it; a subscription outlasts them.
+    """
+    global _listeners
+    block = object()
+    with _LOCK:
+        _listeners = (*_listeners, (listener, block))
     try:
         yield
     finally:
-        unsubscribe(listener)
+        with _LOCK:
+            _listeners = tuple(each for each in _listeners if each[1] is not block)

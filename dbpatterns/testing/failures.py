@@ -14,10 +14,12 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from dbpatterns.errors import UsageError
+from dbpatterns.transactions._compat import TransactionMark, is_aborted
 
 __all__ = ["inject_failures"]
 
-_CONTROL = re.compile(r"\s*(?:SAVEPOINT|RELEASE|ROLLBACK|SET|PRAGMA)\b", re.I)
+_CONTROL = re.compile(r"\s*(?:RELEASE|ROLLBACK|SET|PRAGMA)\b", re.I)
+_SAVEPOINT = re.compile(r"\s*SAVEPOINT\b", re.I)
 _AT_STATEMENT = "DO $$ BEGIN RAISE EXCEPTION 'injected failure' USING ERRCODE = '{0}'; END $$"
 _AT_COMMIT = """
     CREATE FUNCTION pg_temp.dbpatterns_fail() RETURNS trigger LANGUAGE plpgsql AS
@@ -39,28 +41,28 @@ def inject_failures(
 ) -> Iterator[None]:
     """Have this thread's next `times` transactions fail as the server would fail them.
 
-    On PostgreSQL the server itself raises the error, within the transaction's first statement or
-    at its COMMIT, so that all of its consequences are real. On SQLite, `SQLITE_BUSY` and other
-    names are raised as the driver does, at a statement only. What runs outside a transaction is
-    left alone.
-    Raises: UsageError: no such SQLSTATE, or no COMMIT to fail.
+    Each fails once, whatever it does after that. On PostgreSQL the server itself raises the error,
+    within the transaction's first statement or at its COMMIT, so that all of its consequences are
+    real. On SQLite, `SQLITE_BUSY` and other names are raised as the driver does, at a statement
+    only. What runs outside a transaction of the code's own is left alone.
+    Raises: UsageError: no such SQLSTATE, or no COMMIT to fail; in a transaction that was begun
+        read-only, from its first statement.
     """
     connection = connections[using]
     if at == "commit":
         _require_commit(connection)
     statement = (_AT_STATEMENT if at == "statement" else _AT_COMMIT).format(_checked(sqlstate))
     left = times
-    failed_in: str | None = None
+    mark = TransactionMark(connection)
 
     def fail(execute: Any, sql: str, params: Any, many: bool, context: dict[str, Any]) -> Any:
-        nonlocal left, failed_in
-        if not left or not connection.in_atomic_block or _CONTROL.match(sql):
+        nonlocal left
+        is_early = _CONTROL.match(sql) or (at == "statement" and _SAVEPOINT.match(sql))
+        if not left or is_early or not mark.is_missing() or is_aborted(connection):
             return execute(sql, params, many, context)
         if at == "commit":
-            current = _transaction_id(connection)
-            if current == failed_in:
-                return execute(sql, params, many, context)
-            failed_in = current
+            _require_writes(connection)
+        mark.put()
         left -= 1
         with connection.wrap_database_errors:
             if connection.vendor == "sqlite":
@@ -86,17 +88,20 @@ def _require_commit(connection: BaseDatabaseWrapper) -> None:
         )
 
 
+def _require_writes(connection: BaseDatabaseWrapper) -> None:
+    with connection.connection.cursor() as cursor:
+        if cursor.execute("SHOW transaction_read_only").fetchone()[0] == "on":
+            raise UsageError(
+                'inject_failures(at="commit"): the transaction is read-only, so nothing can be put '
+                "in the way of its COMMIT. Inject at a statement."
+            )
+
+
 def _checked(sqlstate: str) -> str:
     is_name = sqlstate.startswith("SQLITE_") and hasattr(sqlite3, sqlstate)
     if not is_name and not re.fullmatch(r"[0-9A-Z]{5}", sqlstate):
         raise UsageError(f"inject_failures({sqlstate!r}): a SQLSTATE has five of 0-9 and A-Z.")
     return sqlstate
-
-
-def _transaction_id(connection: BaseDatabaseWrapper) -> str:
-    with connection.connection.cursor() as cursor:
-        found: str = cursor.execute("SELECT pg_current_xact_id()::text").fetchone()[0]
-        return found
 
 
 def _sqlite_error(name: str) -> sqlite3.OperationalError:

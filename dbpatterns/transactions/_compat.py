@@ -8,10 +8,11 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Model, QuerySet
 
-__all__ = ["commit_hooks", "connection_of", "has_testcase", "is_aborted", "is_in_testcase"]
-__all__ += ["is_in_transaction", "write_alias"]
-__all__ += ["open_savepoints", "psycopg_connection", "put_first", "run_hooks", "savepoints_made"]
-__all__ += ["without_limits"]
+__all__ = ["TransactionMark", "commit_hooks", "connection_of", "driver_error", "has_testcase"]
+__all__ += ["is_aborted", "is_in_command", "is_in_testcase", "is_in_transaction"]
+__all__ += ["open_savepoints"]
+__all__ += ["psycopg_connection", "put_first", "run_hooks", "savepoints_made", "without_limits"]
+__all__ += ["write_alias"]
 
 M = TypeVar("M", bound=Model)
 
@@ -52,13 +53,15 @@ def run_hooks(connection: BaseDatabaseWrapper, hooks: MutableSequence[Hook]) -> 
 
 
 def psycopg_connection(connection: BaseDatabaseWrapper) -> Any:
-    """Return the driver's connection, opened if need be; None unless the driver is psycopg 3.
+    """Return the driver's connection, opened if need be; None unless psycopg 3 without a pool.
 
-    psycopg sends what is set on it with its BEGIN. Reads `Database` (5.2 to 6.1), the driver's
+    psycopg sends what is set on it with its BEGIN. In a pool it outlives Django's `close()`, and
+    what is set would reach the next borrower. Reads `Database` (5.2 to 6.1), the driver's
     module. Has `CONN_HEALTH_CHECKS` look now: Django's BEGIN would look later, and open another
     connection, on which nothing is set. Can go when Django's `atomic` takes an isolation level.
     """
-    if getattr(connection, "Database", None) is not sys.modules.get("psycopg"):
+    is_psycopg = getattr(connection, "Database", None) is sys.modules.get("psycopg")
+    if not is_psycopg or connection.settings_dict["OPTIONS"].get("pool"):
         return None
     if not connection.in_atomic_block:
         connection.close_if_health_check_failed()
@@ -72,8 +75,23 @@ def is_aborted(connection: BaseDatabaseWrapper) -> bool:
     Its answer to COMMIT is then a rollback, and no error. Reads the driver's
     `info.transaction_status`, which is 3 then in psycopg and psycopg2.
     """
+    return _transaction_status(connection) == 3
+
+
+def driver_error(connection: BaseDatabaseWrapper) -> type[Exception]:
+    """Return the class of all errors of the driver; reads `Database` (5.2 to 6.1), its module."""
+    error: type[Exception] = connection.Database.Error  # type: ignore[attr-defined]
+    return error
+
+
+def is_in_command(connection: BaseDatabaseWrapper) -> bool:
+    """Tell whether the driver still waits for a statement's answer: it is 1 then; no query."""
+    return _transaction_status(connection) == 1
+
+
+def _transaction_status(connection: BaseDatabaseWrapper) -> int | None:
     info = getattr(connection.connection, "info", None)
-    return getattr(info, "transaction_status", None) == 3
+    return getattr(info, "transaction_status", None)
 
 
 def write_alias(queryset: "QuerySet[Any]") -> str:
@@ -119,14 +137,53 @@ def has_testcase(connection: BaseDatabaseWrapper) -> bool:
     return bool(blocks) and bool(blocks[0]._from_testcase)
 
 
+class TransactionMark:
+    """What tells one transaction of the code's own from the next, at no query; for one connection.
+
+    A hook that does nothing: Django forgets it with the transaction, and not with a savepoint.
+    Under a TestCase, where nothing ends, the savepoint of the outermost block (5.2 to 6.1).
+    """
+
+    def __init__(self, connection: BaseDatabaseWrapper) -> None:
+        self._connection = connection
+        self._hook: Callable[[], object] = lambda: None
+        self._savepoint: str | None = None
+
+    def put(self) -> None:
+        """Mark the transaction that runs."""
+        if has_testcase(self._connection):
+            self._savepoint = self._outermost_savepoint()
+        else:
+            commit_hooks(self._connection).append((set(), self._hook, False))
+
+    def is_missing(self) -> bool:
+        """Tell whether a transaction runs that is not marked."""
+        connection = self._connection
+        if not connection.in_atomic_block or is_in_testcase(connection):
+            return False
+        if has_testcase(connection):
+            savepoint = self._outermost_savepoint()
+            return savepoint is None or savepoint != self._savepoint
+        return all(hook is not self._hook for _, hook, _ in commit_hooks(connection))
+
+    def _outermost_savepoint(self) -> str | None:
+        blocks: list[Any] = [*self._connection.atomic_blocks]
+        ours = next(place for place, block in enumerate(blocks) if not block._from_testcase)
+        savepoints: list[Any] = [*self._connection.savepoint_ids]
+        savepoint: str | None = savepoints[ours - 1]
+        return savepoint
+
+
 def is_in_transaction(connection: BaseDatabaseWrapper) -> bool:
     """Tell whether the code has opened a transaction; a TestCase's own does not count.
 
-    True with autocommit off, where somebody else decides when to commit.
+    True with autocommit off, also by AUTOCOMMIT in DATABASES: somebody else decides when to commit.
     """
     if connection.in_atomic_block:
         return not is_in_testcase(connection)
-    return connection.connection is not None and not connection.get_autocommit()
+    if connection.connection is None:  # which must not be opened for this
+        return not connection.settings_dict["AUTOCOMMIT"]
+    return not connection.get_autocommit()
 
 
 def without_limits(queryset: "QuerySet[M]") -> "QuerySet[M]":

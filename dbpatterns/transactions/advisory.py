@@ -13,13 +13,14 @@ Both take the same locks and so keep each other out.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
+from typing import Any
 from uuid import UUID
 
 from django.db import DatabaseError, NotSupportedError, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from dbpatterns.errors import UsageError
-from dbpatterns.transactions._compat import connection_of, is_in_transaction
+from dbpatterns.transactions._compat import connection_of, driver_error, is_in_transaction
 from dbpatterns.transactions.errors import LockLost, LockTimeout, NestedTransactionError
 from dbpatterns.transactions.guards import require_transaction
 from dbpatterns.transactions.locks import LOCK_NOT_AVAILABLE, require_lock_at_begin
@@ -87,12 +88,13 @@ def advisory_lock(
     suffix = "_shared" if shared else ""
     with transaction.atomic(using=connection.alias):
         _take(connection, f"pg_{{}}advisory_lock{suffix}", number, key, wait)
+        holder = connection.connection
     try:
         yield
     except BaseException:
-        _let_go(connection, suffix, number)
+        _let_go(connection, holder, suffix, number)
         raise
-    if not _let_go(connection, suffix, number):
+    if not _let_go(connection, holder, suffix, number):
         raise LockLost(
             f"The advisory lock {key!r} on {connection.alias!r} was lost with its connection, and "
             "another may have held it since. What was committed in the block stands.",
@@ -100,14 +102,19 @@ def advisory_lock(
         )
 
 
-def _let_go(connection: BaseDatabaseWrapper, suffix: str, number: int) -> bool:
-    """Tell whether the lock was still held; a session that was lost has let go of it."""
+def _let_go(connection: BaseDatabaseWrapper, holder: Any, suffix: str, number: int) -> bool:
+    """Tell whether the lock was still held; a session that was lost has let go of it.
+
+    One that was closed within the block is in Django's pool, if there is one, and holds it there.
+    """
+    was_pooled = connection.connection is not holder and not holder.closed
+    session = holder if was_pooled else connection
     try:
-        with connection.cursor() as cursor:
+        with session.cursor() as cursor:
             cursor.execute(f"SELECT pg_advisory_unlock{suffix}(%s)", [number])
             return bool(cursor.fetchone()[0])
-    except DatabaseError:
-        connection.close()
+    except (DatabaseError, driver_error(connection)):
+        session.close()
         return False
 
 

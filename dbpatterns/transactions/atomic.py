@@ -113,7 +113,8 @@ def atomic(
     """Run a function or a block as one transaction; a savepoint within another.
 
     `using`, `savepoint` and `durable` are Django's. No statement but Django's own, save one for
-    timeouts, two for a nested block's, and one for `resolve_commit`. A nested block may ask for
+    timeouts, two for a nested block's, one for `resolve_commit`, and one for a level that is asked
+    for in a pooled connection, or within a transaction that named none. A nested block may ask for
     what it is within, or for less. Under a TestCase the outermost block is a savepoint of the
     test's transaction, whose isolation stays what it is.
 
@@ -127,7 +128,7 @@ def atomic(
         statement_timeout: seconds a statement may take; PostgreSQL.
         label: what telemetry and messages call it; a function's name if empty.
         resolve_commit: ask the server what became of it when the connection is lost in mid-commit.
-    Raises: IsolationLevelError: nested, and stricter than what runs; before any SQL.
+    Raises: IsolationLevelError: nested, and stricter than what runs, which may go on.
         NestedTransactionError: `durable` or `retry` within a transaction. RetryExhausted.
         CommitOutcomeUnknown: the connection was lost while COMMIT was under way.
         SubtransactionOverflow: too many savepoints, in strict mode. UsageError: nonsense, at once.

@@ -7,7 +7,7 @@ right after it, and what must be known at the end.
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
-from django.db import Error, transaction
+from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from dbpatterns.transactions._compat import (
@@ -16,7 +16,7 @@ from dbpatterns.transactions._compat import (
     is_aborted,
     is_in_transaction,
 )
-from dbpatterns.transactions.errors import CommitOutcomeUnknown, NestedTransactionError
+from dbpatterns.transactions.errors import NestedTransactionError
 from dbpatterns.transactions.hooks import Committed, committed_flag
 from dbpatterns.transactions.isolation import (
     prepare_driver,
@@ -29,11 +29,9 @@ from dbpatterns.transactions.outcomes import Pledge, settle
 from dbpatterns.transactions.records import Record
 from dbpatterns.transactions.running import (
     Running,
-    default_isolation,
     require_compatible,
     running_on,
 )
-from dbpatterns.transactions.sqlstates import is_connection_loss, sqlstate_of
 from dbpatterns.transactions.timeouts import local_timeouts, set_busy_timeout
 
 __all__ = ["block"]
@@ -89,7 +87,7 @@ def _begun(connection: BaseDatabaseWrapper, options: Options, record: Record) ->
     is_test = has_testcase(connection)  # whose transaction this becomes a savepoint of
     running = Running(
         connection,
-        isolation=options.isolation or default_isolation(connection),
+        isolation=options.isolation,
         read_only=options.read_only,
         deferrable=options.deferrable,
         label=options.label,
@@ -101,9 +99,8 @@ def _begun(connection: BaseDatabaseWrapper, options: Options, record: Record) ->
         while undo:
             undo.pop()()
 
-    pledge: Pledge | None = None
+    pledge: Pledge | None = None  # until COMMIT is next: what is lost before is undone for sure
     committed = Committed()
-    is_committing = False
     read_only = options.read_only and (is_test or connection.vendor == "sqlite")
     try:
         with transaction.atomic(using=connection.alias, durable=options.durable):
@@ -116,32 +113,21 @@ def _begun(connection: BaseDatabaseWrapper, options: Options, record: Record) ->
                 yield
             record.savepoints = running.savepoints
             running.warn_of(record.savepoints)
-            will_commit = not connection.needs_rollback
-            if will_commit and is_aborted(connection):
-                raise transaction.TransactionManagementError(_ABORTED.format(options.label))
-            if will_commit and options.resolve_commit and not is_test:
-                pledge = Pledge.take(connection)
-            is_committing = will_commit  # only now: what is lost before is rolled back for sure
-        if is_committing:
+            if not connection.needs_rollback:
+                if is_aborted(connection):
+                    raise transaction.TransactionManagementError(_ABORTED.format(options.label))
+                may_ask = options.resolve_commit and not is_test
+                pledge = Pledge.take(connection, committed, may_ask=may_ask)
+        if pledge:
             record.outcome = "committed"
     except BaseException as error:
-        record.savepoints = running.savepoints if not is_committing else record.savepoints
+        if pledge is None:
+            record.savepoints = running.savepoints
+            raise
         if committed.is_true:
             record.outcome = "committed"
-        elif is_committing and isinstance(error, Error) and _is_loss(error):
-            try:
-                settle(connection, pledge, options.label, error)
-            except BaseException as raised:
-                if committed.is_true:
-                    record.outcome = "committed"
-                elif isinstance(raised, CommitOutcomeUnknown):
-                    record.outcome = "unknown"
-                raise
-            record.outcome = "committed"
-            return
-        elif pledge:
-            pledge.hooks.clear()  # at once, as `settle` does
-        raise
+            raise
+        settle(connection, pledge, record, error)
     finally:
         finish()
 
@@ -150,10 +136,6 @@ _ABORTED = (
     "An error within the transaction {!r} was caught, and PostgreSQL has undone all of it: nothing "
     "was written. Let the error out, or put a savepoint() around what may fail."
 )
-
-
-def _is_loss(error: Error) -> bool:
-    return is_connection_loss(sqlstate_of(error))
 
 
 def _set_before(connection: BaseDatabaseWrapper, options: Options) -> list[Callable[[], None]]:

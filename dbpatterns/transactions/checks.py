@@ -1,4 +1,4 @@
-"""System checks: SQLite needs transactions that take their write lock at BEGIN."""
+"""System checks: SQLite's transactions must lock at BEGIN, and all must be ours to commit."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -28,7 +28,8 @@ def begins_with_lock(alias: str) -> bool:
 def check_sqlite(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[checks.CheckMessage]:
     """Report SQLite databases whose transactions cannot wait (W020), or retry in vain (E021).
 
-    Touches no database; looks at those that an imported `atomic` of ours names.
+    Of any vendor, those with AUTOCOMMIT off, where `atomic` commits nothing (W021). Touches no
+    database; looks at those that an imported `atomic` of ours names.
     """
     return list(_messages())
 
@@ -36,6 +37,14 @@ def check_sqlite(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[chec
 def _messages() -> Iterator[checks.CheckMessage]:
     for alias, is_retried in sorted(_DECLARED.items()):
         settings = connections.settings.get(alias, {})
+        if not settings.get("AUTOCOMMIT", True):
+            yield checks.Warning(
+                f"AUTOCOMMIT is off for {alias!r}: whoever calls commit() ends its transactions, "
+                "so an atomic() is a savepoint, and a retry is refused.",
+                hint=f'Leave "AUTOCOMMIT" out of DATABASES["{alias}"].',
+                obj=alias,
+                id="dbpatterns.W021",
+            )
         if not settings.get("ENGINE", "").endswith("sqlite3") or begins_with_lock(alias):
             continue
         hint = f'Set DATABASES["{alias}"]["OPTIONS"]["transaction_mode"] = "IMMEDIATE".'

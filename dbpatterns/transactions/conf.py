@@ -17,4 +17,5 @@ class TransactionsSettings(Section):
     warn_savepoints: int = 50
     """Savepoints of one transaction at which a warning is logged."""
     strict_savepoints: bool = False
-    """Whether the 65th savepoint of a transaction is refused."""
+    """Whether `atomic` and `savepoint` of this package refuse to make the 65th savepoint of a
+    transaction that one of them began. Django's own are counted, and not refused."""

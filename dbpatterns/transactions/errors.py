@@ -1,6 +1,6 @@
 """What can go wrong with a transaction, each with its facts as attributes.
 
-A `UsageError` is a mistake in the calling code, raised before any SQL is sent. The others are what
+A `UsageError` is a mistake in the calling code, raised before anything is done. The others are what
 the world does, and are each an `OperationalError` too, which a generic handler catches.
 """
 
@@ -77,6 +77,9 @@ class CommitOutcomeUnknown(TransactionError, OperationalError):
 
 class LockTimeout(TransactionError, OperationalError):
     """A lock was not to be had in the time given; None waited for, nothing changed."""
+
+    sqlstate = "55P03"
+    """The server's for it, also where it only answered that the lock is held."""
 
     def __init__(
         self, message: str, *, model: str, keys: Sequence[object], timeout: float | None

@@ -41,10 +41,12 @@ Hook = Callable[[], object]
 class Committed:
     """The first entry of a transaction's hooks: called when it has been committed."""
 
-    __slots__ = ("is_true",)
+    __slots__ = ("is_true", "is_unknown")
 
     def __init__(self) -> None:
         self.is_true = False
+        self.is_unknown = False
+        """Set when COMMIT was sent, and nobody heard the answer."""
 
     def __call__(self) -> None:
         self.is_true = True
@@ -63,7 +65,7 @@ class _Undo:
         self.hooks.clear()
 
     def __del__(self) -> None:
-        if self.committed.is_true:
+        if self.committed.is_true or self.committed.is_unknown:
             return
         for hook in reversed(self.hooks):
             try:
@@ -90,8 +92,9 @@ def after_rollback(hook: Hook, using: str | None = None) -> None:
     Dropped on commit, and outside any transaction. The last registered is called first.
     It is called while Django rolls back, so it must not query: put memory right, no rows. One
     that raises is logged, and the others still run. When nobody can tell whether a COMMIT was
-    done (CommitOutcomeUnknown) it is called. Under a TestCase, a block of the code's own must be
-    open; the test's end calls nothing.
+    done, because the connection was lost or a signal came, neither it is called nor what
+    `after_commit` has; Django's own `atomic` takes that for a rollback. Under a TestCase, a block
+    of the code's own must be open, and the test's end, a rollback, calls what that block kept.
     Raises: UsageError: the hook is async.
     """
     _refuse_async(hook, "after_rollback")

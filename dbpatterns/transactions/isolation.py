@@ -1,7 +1,8 @@
 """Isolation: how a transaction begins, and how a nested block becomes read-only.
 
 psycopg 3 sends level, read-only and deferrable with its BEGIN, at no further round trip. psycopg2
-needs a SET TRANSACTION right after it. SQLite gives every level by having one writer.
+and connections of Django's pool need a SET TRANSACTION right after it. SQLite gives every level by
+having one writer.
 """
 
 from collections.abc import Callable, Iterator
@@ -38,13 +39,13 @@ def refuse_unsupported(connection: BaseDatabaseWrapper, options: Options) -> Non
 def prepare_driver(connection: BaseDatabaseWrapper, options: Options) -> Callable[[], None] | None:
     """Have psycopg 3 begin its next transaction as asked for; return what undoes that.
 
-    None when nothing had to be set, or the driver is another. Sends nothing, but connects.
+    None when nothing had to be set, or `set_transaction` does it. Sends nothing, but connects.
     """
     if not (options.isolation or options.read_only) or connection.vendor != "postgresql":
         return None
     driver = psycopg_connection(connection)
     if driver is None:
-        return None  # psycopg2: `set_transaction`
+        return None  # psycopg2, or a pool
     from psycopg import IsolationLevel
 
     before = driver.isolation_level, driver.read_only, driver.deferrable

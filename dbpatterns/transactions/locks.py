@@ -5,8 +5,10 @@ with atomic():
     ...
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, TypeVar
 
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections, router
@@ -17,6 +19,7 @@ from dbpatterns.transactions._compat import without_limits, write_alias
 from dbpatterns.transactions.checks import begins_with_lock
 from dbpatterns.transactions.errors import LockTimeout
 from dbpatterns.transactions.guards import require_transaction
+from dbpatterns.transactions.inheritance import own_tables, root_of
 from dbpatterns.transactions.options import check_seconds
 from dbpatterns.transactions.sqlstates import sqlstate_of
 from dbpatterns.transactions.timeouts import local_timeouts
@@ -38,9 +41,11 @@ def lock_rows(
     """Lock rows for update until the transaction ends; return them freshly read, in your order.
 
     One SELECT FOR UPDATE for each model, models by label and rows by `order`; one query more for
-    a queryset with a limit or an order of its own, and two for `timeout`. Lock all you need in
-    one call: two calls have two orders. Rows of a queryset that no longer match when they are
-    locked are left out. On SQLite the transaction has locked everything at BEGIN.
+    a queryset with a limit or an order of its own, and two for `timeout`. A model that inherits
+    another's table has that one's place; of several such models in one call the common parent's
+    rows are locked first, by one query more, and another to read the keys of each queryset. Lock
+    all you need in one call: two calls have two orders. Rows of a queryset that no longer match
+    when they are locked are left out. On SQLite the transaction has locked everything at BEGIN.
 
     Args:
         targets: querysets, rows or lists of rows, of one model or of several.
@@ -62,13 +67,15 @@ def lock_rows(
     require_transaction("lock_rows()", alias)
     require_lock_at_begin("lock_rows()", alias)
     found: dict[type[Model], dict[object, M]] = {}
-    requests = _requests(parts, alias, skip_locked)
+    requests = _requests(
+        parts, alias, skip_locked=skip_locked, may_wait=not (nowait or skip_locked)
+    )
     with local_timeouts(connections[alias], lock=timeout, restore=True):
-        for label, model, queryset in requests:
+        for model, queryset in requests:
             if not queryset.query.is_sliced:
                 queryset = queryset.order_by(order)
             queryset = queryset.select_for_update(
-                nowait=nowait, skip_locked=skip_locked, of=_own_tables(model)
+                nowait=nowait, skip_locked=skip_locked, of=own_tables(model)
             )
             try:
                 found[model] = {row.pk: row for row in queryset}
@@ -76,6 +83,7 @@ def lock_rows(
                 if sqlstate_of(error) != LOCK_NOT_AVAILABLE:
                     raise
                 keys = [key for part in parts for key in part.keys_of(model)]
+                label = model._meta.label
                 raise LockTimeout(
                     f"Rows of {label} are locked by another transaction"
                     f"{'' if timeout is None else f', waited for {timeout:g} s each'}"
@@ -96,6 +104,11 @@ class _Part:
     queryset: "QuerySet[Any] | None" = None
     rows: Sequence[Any] = ()
     keys: "list[object] | None" = None
+
+    def models(self) -> set[type[Model]]:
+        if self.queryset is not None:
+            return {_concrete(self.queryset.model)}
+        return {_concrete(type(row)) for row in self.rows}
 
     def keys_of(self, model: type[Model]) -> Iterator[object]:
         if self.queryset is not None:
@@ -137,12 +150,21 @@ def _one_of(aliases: set[str]) -> str:
     return aliases.pop() if aliases else DEFAULT_DB_ALIAS
 
 
+# Note [Families]
+# A row of a model that inherits a table is a row of each of its tables. Who locks one locks its row
+# of the root table first, so only the order of the root's rows can make two wait for each other:
+# the rows that one call wants of several such models are locked there all at once, and then again
+# with their models, for which nobody has to wait.
+
+
 def _requests(
-    parts: Sequence[_Part], alias: str, skip_locked: bool
-) -> "list[tuple[str, type[Model], QuerySet[Any]]]":
+    parts: Sequence[_Part], alias: str, *, skip_locked: bool, may_wait: bool
+) -> "list[tuple[type[Model], QuerySet[Any]]]":
     """Return what to select of each model, in the order of all."""
     querysets: dict[type[Model], QuerySet[Any]] = {}
     rows: dict[type[Model], list[Any]] = {}
+    roots = Counter(map(root_of, {model for part in parts for model in part.models()}))
+    families = {root for root, models in roots.items() if models > 1 and may_wait}
     for part in parts:
         for row in part.rows:
             rows.setdefault(_concrete(type(row)), []).append(row)
@@ -153,19 +175,32 @@ def _requests(
                     f"lock_rows() was given two querysets of {model._meta.label}, which have no "
                     "common order. Give one that has the rows of both."
                 )
-            querysets[model] = _by_key(part, alias, skip_locked)
+            needs_keys = root_of(model) in families
+            querysets[model] = _by_key(part, alias, skip_locked, needs_keys=needs_keys)
     for model, those in rows.items():
         if model in querysets:
             raise UsageError(
                 f"lock_rows() was given a queryset and rows of {model._meta.label}, which have no "
                 "common order. Give one queryset that has them all."
             )
-        keys = {row.pk for row in those}
-        querysets[model] = type(those[0])._base_manager.using(alias).filter(pk__in=keys)
-    return sorted((model._meta.label, model, each) for model, each in querysets.items())
+        querysets[model] = _with_keys(model, alias, {row.pk for row in those})
+    requests = [(_place(model), model, each) for model, each in querysets.items()]
+    for root in families:  # Note [Families]
+        members = [model for model in querysets if root_of(model) is root]
+        keys = {key for part in parts for model in members for key in part.keys_of(model)}
+        requests.append(((root._meta.label, ""), root, _with_keys(root, alias, keys)))
+    return [(model, each) for _, model, each in sorted(requests, key=itemgetter(0))]
 
 
-def _by_key(part: _Part, alias: str, skip_locked: bool) -> "QuerySet[Any]":
+def _place(model: type[Model]) -> tuple[str, str]:
+    return root_of(model)._meta.label, model._meta.label
+
+
+def _with_keys(model: type[Model], alias: str, keys: Iterable[object]) -> "QuerySet[Any]":
+    return model._base_manager.using(alias).filter(pk__in=keys)
+
+
+def _by_key(part: _Part, alias: str, skip_locked: bool, *, needs_keys: bool) -> "QuerySet[Any]":
     """Return the queryset ready to be put in order; its keys are read first if it has its own.
 
     Not those of the first so many that nobody holds: who skips never waits, and needs no order.
@@ -175,26 +210,15 @@ def _by_key(part: _Part, alias: str, skip_locked: bool) -> "QuerySet[Any]":
     if skip_locked and queryset.query.is_sliced:
         return queryset
     if not queryset.query.is_sliced and not queryset.ordered:
-        return queryset
+        if not needs_keys:
+            return queryset
+        queryset = queryset.order_by("pk")
     part.keys = list(queryset.values_list("pk", flat=True))
     return without_limits(queryset).filter(pk__in=part.keys)
 
 
 def _concrete(model: type[Model]) -> type[Model]:
     return model._meta.concrete_model or model
-
-
-def _own_tables(model: type[Model]) -> tuple[str, ...]:
-    """Name the row's own tables, its parents' included, and none that a queryset joins."""
-    return ("self", *_links(model))
-
-
-def _links(model: type[Model], before: str = "") -> Iterator[str]:
-    """Name the ways to the parents, and to theirs."""
-    for parent, link in model._meta.parents.items():
-        if link:
-            yield before + link.name
-            yield from _links(parent, f"{before}{link.name}__")
 
 
 def require_lock_at_begin(what: str, alias: str) -> None:

@@ -1,7 +1,7 @@
 """Seeing transactions: who is long, idle, blocked and by whom, in doubt, or over its savepoints.
 
-Reads PostgreSQL's own views, for the database of an alias; three short queries, no locks. A role
-without `pg_read_all_stats` sees no statements but its own.
+Reads PostgreSQL's own views, for the database of an alias; four short queries, no locks. A role
+without `pg_read_all_stats` sees no sessions but its own, and is told how many there are.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,6 +24,11 @@ _SESSIONS = """
     WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL
       AND backend_type = 'client backend'
     ORDER BY xact_start
+"""
+_HIDDEN = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid() AND usesysid IS NOT NULL
+      AND query = '<insufficient privilege>'
 """
 _IN_DOUBT = """
     SELECT gid, owner, extract(epoch FROM clock_timestamp() - prepared)::float8
@@ -74,6 +79,8 @@ class Sighting:
     database: str
     sessions: Sequence[Session]
     in_doubt: Sequence[InDoubt]
+    hidden: int = 0
+    """Sessions of other roles that this one may not see, with a transaction open or without."""
 
     def long(self, seconds: float) -> list[Session]:
         """Return those that began so long ago."""
@@ -112,7 +119,9 @@ def observe(using: str) -> Sighting | None:
         sessions = [_session(row, subtransactions) for row in cursor.fetchall()]
         cursor.execute(_IN_DOUBT)
         in_doubt = [InDoubt(*row) for row in cursor.fetchall()]
-    return Sighting(using, sessions, in_doubt)
+        cursor.execute(_HIDDEN)
+        (hidden,) = cursor.fetchone()
+    return Sighting(using, sessions, in_doubt, hidden)
 
 
 def _session(row: Sequence[Any], subtransactions: Mapping[int, int]) -> Session:
@@ -140,7 +149,9 @@ def as_facts(sighting: Sighting, *, long_seconds: float, idle_seconds: float) ->
         "in_doubt": sighting.in_doubt,
         "many_savepoints": sighting.crowded(),
     }
+    facts = {name: [asdict(each) for each in those] for name, those in found.items()}
+    facts["hidden"] = [{"sessions": sighting.hidden}] if sighting.hidden else []
     return {
-        name: [{"database": sighting.database, **asdict(each)} for each in those]
-        for name, those in found.items()
+        name: [{"database": sighting.database, **each} for each in those]
+        for name, those in facts.items()
     }

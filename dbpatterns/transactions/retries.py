@@ -6,7 +6,8 @@
             ...
 
 What has been committed is never run again, whatever a hook raises afterwards; nor is what was
-lost in mid-commit. Sleeps are outside of any transaction.
+lost in mid-commit. Sleeps are outside of the transaction; one that is open around it, on another
+database or a TestCase's, stays open.
 """
 
 import logging
@@ -52,7 +53,8 @@ class Retry:
     """What is worth another attempt. `RETRYABLE | {"55P03"}` adds lock timeouts; 23505 and 23P01
     make sense at SERIALIZABLE, where a race can show as a duplicate."""
     on_retry: Callable[[BaseException, int, float], object] | None = None
-    """Called with the error, the attempts made and the seconds to sleep, before the sleep."""
+    """Called with the error, the attempts made and the seconds to sleep, before the sleep. What it
+    raises ends the attempts."""
 
     def __post_init__(self) -> None:
         if isinstance(self.attempts, bool) or not isinstance(self.attempts, int):
@@ -151,8 +153,13 @@ class _Loop:
 
     def rest(self) -> None:
         """Sleep before the next attempt, as `fail` has decided."""
-        self._sleep()
-        self._sleep = lambda: None  # it holds the error, and so all that the block held
+        try:
+            self._sleep()
+        except BaseException:  # by `on_retry`, or a signal's
+            self.finish()
+            raise
+        finally:
+            self._sleep = lambda: None  # it holds the error, and so all that the block held
 
     def finish(self) -> None:
         """Have no further attempt."""

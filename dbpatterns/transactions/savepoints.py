@@ -5,8 +5,8 @@
             with savepoint():
                 ...
 
-PostgreSQL keeps 64 of a session in memory. From 50 on a warning is logged, and with
-STRICT_SAVEPOINTS the 65th is refused.
+PostgreSQL keeps 64 of a session in memory. In a transaction that our `atomic` began, a warning is
+logged from 50 on, and with STRICT_SAVEPOINTS the 65th is refused, unless Django's own makes it.
 """
 
 from collections.abc import Iterator

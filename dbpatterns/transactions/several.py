@@ -5,6 +5,9 @@ from contextlib import ExitStack, contextmanager
 
 from django.db import transaction
 
+from dbpatterns.transactions._compat import Hook, commit_hooks, connection_of, run_hooks
+from dbpatterns.transactions.hooks import Committed, committed_flag
+
 __all__ = ["atomic_on"]
 
 
@@ -12,9 +15,33 @@ __all__ = ["atomic_on"]
 def atomic_on(aliases: Iterable[str]) -> Iterator[None]:
     """Hold a transaction on each database; they commit together at the end, or are undone together.
 
-    A server that is lost between two of the commits leaves a part.
+    What `after_commit` has runs when all have committed: one that raises undoes none of them, and
+    only keeps the later ones of its own database from running. A server that is lost between two
+    of the commits leaves a part.
     """
-    with ExitStack() as stack:
+    with ExitStack() as afterwards, ExitStack() as blocks:
         for alias in aliases:
-            stack.enter_context(transaction.atomic(using=alias))
+            blocks.enter_context(_hooks_held_back(alias, afterwards))
         yield
+
+
+@contextmanager
+def _hooks_held_back(alias: str, afterwards: ExitStack) -> Iterator[None]:
+    connection = connection_of(alias)
+    if connection.in_atomic_block:
+        with transaction.atomic(using=alias):
+            yield
+        return
+    hooks: list[Hook] = []
+    committed = Committed()
+    try:
+        with transaction.atomic(using=alias):
+            yield
+            committed = committed_flag(alias)
+            hooks += commit_hooks(connection)
+            del commit_hooks(connection)[1:]  # all but the flag
+    finally:
+        if committed.is_true:
+            afterwards.callback(run_hooks, connection, hooks)
+        else:
+            hooks.clear()  # at once, though a traceback may keep this frame: `after_rollback`

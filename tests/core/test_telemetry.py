@@ -1,6 +1,9 @@
 """Telemetry: heard in order, silent when nobody listens, never harmful."""
 
+import contextlib
 import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -34,6 +37,53 @@ def test_a_listener_subscribed_twice_hears_once() -> None:
     telemetry.unsubscribe(heard.append)
     telemetry.unsubscribe(heard.append)
     assert heard == [Event("once")]
+
+
+def test_a_block_within_another_leaves_the_outer_one_and_a_subscription_alone() -> None:
+    heard: list[str] = []
+
+    def listen(event: Event) -> None:
+        heard.append(event.name)
+
+    with telemetry.listening(listen):
+        with telemetry.listening(listen):
+            telemetry.emit(Event("inner"))
+        telemetry.emit(Event("outer"))
+        telemetry.subscribe(listen)
+    telemetry.emit(Event("subscribed"))
+    with telemetry.listening(listen):
+        telemetry.unsubscribe(listen)
+        telemetry.emit(Event("never"))
+    assert heard == ["inner", "outer", "subscribed"]
+    assert not telemetry.is_heard()
+
+
+class Meeting:
+    """A listener that is compared by two threads at once, unless one keeps the other waiting."""
+
+    barrier: threading.Barrier | None = None
+
+    def __call__(self, event: Event) -> None: ...
+
+    def __eq__(self, other: object) -> bool:
+        if self.barrier is not None:
+            with contextlib.suppress(threading.BrokenBarrierError):
+                self.barrier.wait(timeout=0.5)
+        return self is other
+
+
+def test_two_threads_that_unsubscribe_at_once_both_do() -> None:
+    def one(event: Event) -> None: ...
+    def two(event: Event) -> None: ...
+
+    meeting = Meeting()
+    for listener in (meeting, one, two):
+        telemetry.subscribe(listener)
+    meeting.barrier = threading.Barrier(2)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(telemetry.unsubscribe, (one, two)))
+    telemetry.unsubscribe(meeting)
+    assert not telemetry.is_heard()
 
 
 def test_a_failing_listener_breaks_nothing_and_is_logged(

@@ -9,7 +9,15 @@ from django.db import connection, connections
 
 from tests.processes import PATIENCE_SECONDS, until
 
-__all__ = ["PATIENCE_SECONDS", "Threads", "fetch", "threads", "until", "waiting_sessions"]
+__all__ = [
+    "PATIENCE_SECONDS",
+    "Threads",
+    "fetch",
+    "options",
+    "threads",
+    "until",
+    "waiting_sessions",
+]
 R = TypeVar("R")
 
 
@@ -37,6 +45,20 @@ class Threads:
 def threads(number: int = 16) -> Iterator[Threads]:
     with ThreadPoolExecutor(number) as pool:
         yield Threads(pool)
+
+
+@contextmanager
+def options(**options: Any) -> Iterator[None]:
+    """Connect with more OPTIONS for a block."""
+    connection.close()
+    before = connection.settings_dict["OPTIONS"]
+    connection.settings_dict["OPTIONS"] = {**before, **options}
+    try:
+        yield
+    finally:
+        connection.close()
+        getattr(connection, "close_pool", lambda: None)()
+        connection.settings_dict["OPTIONS"] = before
 
 
 def waiting_sessions() -> int:

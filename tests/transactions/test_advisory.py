@@ -1,18 +1,23 @@
 """Advisory locks: one holder a name, and no two names by accident."""
 
+from contextlib import suppress
+from threading import Event
 from uuid import UUID
 
 import pytest
-from django.db import NotSupportedError, OperationalError, connection, transaction
+from django.db import DatabaseError, NotSupportedError, OperationalError, connection, transaction
 from django.test import TestCase
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dbpatterns.errors import ConfigurationError, UsageError
 from dbpatterns.transactions import (
+    RETRYABLE,
     LockLost,
     LockTimeout,
     NestedTransactionError,
+    Retry,
+    RetryExhausted,
     TransactionRequiredError,
     advisory_key,
     advisory_lock,
@@ -23,6 +28,7 @@ from tests.testapp.models import Purse
 from tests.transactions.support import (
     PATIENCE_SECONDS,
     fetch,
+    options,
     threads,
     until,
     waiting_sessions,
@@ -30,6 +36,7 @@ from tests.transactions.support import (
 
 postgresql = pytest.mark.postgresql
 real = pytest.mark.django_db(transaction=True)
+PID = "SELECT pg_backend_pid()"
 PARTS = st.one_of(st.text(max_size=5), st.integers(), st.binary(max_size=5), st.uuids())
 
 
@@ -140,6 +147,62 @@ def test_a_lock_that_was_lost_is_told() -> None:
         pool.start(until, lambda: not fetch(is_held, pid)).result(PATIENCE_SECONDS)
     with pytest.raises(OperationalError, match="terminating"), advisory_lock("x"):
         fetch("SELECT pg_terminate_backend(pg_backend_pid())")
+
+
+def locks_held(pid: int) -> int:
+    sql = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = %s"
+    return int(fetch(sql, pid))
+
+
+@real
+@postgresql
+def test_a_session_that_a_pool_has_taken_back_lets_go_too() -> None:
+    with options(pool={"min_size": 2, "max_size": 2}):
+        with advisory_lock("x"):
+            pid = fetch(PID)
+            until(lambda: connection.close() or fetch(PID) != pid)
+            assert locks_held(pid) == 1
+        assert locks_held(pid) == 0
+
+
+@real
+@postgresql
+def test_a_session_that_its_borrower_has_broken_is_closed_for_the_lock_s_sake() -> None:
+    with threads() as pool, options(pool={"min_size": 1, "max_size": 1}):
+        with pytest.raises(LockLost), advisory_lock("x"):
+            pid = fetch("SELECT pg_backend_pid()")
+            connection.close()
+            has_failed, may_end = Event(), Event()
+
+            def borrow() -> None:
+                with transaction.atomic():
+                    with suppress(DatabaseError):
+                        fetch("SELECT 1 / 0")
+                    has_failed.set()
+                    assert may_end.wait(PATIENCE_SECONDS)
+                    connection.set_rollback(True)
+
+            borrower = pool.start(borrow)
+            assert has_failed.wait(PATIENCE_SECONDS)
+        may_end.set()
+        borrower.result(PATIENCE_SECONDS)
+        until(lambda: not locks_held(pid))
+
+
+@real
+@postgresql
+def test_a_lock_that_is_not_waited_for_may_be_tried_again_as_one_that_is() -> None:
+    tries: list[int] = []
+
+    @atomic(retry=Retry(attempts=2, base=0.0001, sqlstates=RETRYABLE | {"55P03"}))
+    def take() -> None:
+        tries.append(len(tries))
+        advisory_xact_lock("x", wait=False)
+
+    with threads() as pool, advisory_lock("x"), pytest.raises(RetryExhausted) as caught:
+        pool.start(take).result(PATIENCE_SECONDS)
+    assert caught.value.sqlstates == ("55P03", "55P03")
+    assert tries == [0, 1]
 
 
 @real

@@ -40,7 +40,7 @@ from dbpatterns.transactions.blocks import block
 from dbpatterns.transactions.isolation import refuse_unsupported
 from dbpatterns.transactions.options import Options
 from tests.testapp.models import Purse
-from tests.transactions.support import fetch, threads
+from tests.transactions.support import fetch, options, threads
 
 real = pytest.mark.django_db(transaction=True)
 postgresql = pytest.mark.postgresql
@@ -226,13 +226,10 @@ def test_within_django_s_own_block_its_level_counts() -> None:
 
 @real
 @postgresql
-def test_a_level_of_the_settings_counts(settings: Any) -> None:
+def test_a_level_of_the_settings_counts() -> None:
     from psycopg import IsolationLevel
 
-    options = {**connection.settings_dict["OPTIONS"], "isolation_level": IsolationLevel(4)}
-    connection.close()
-    before, connection.settings_dict["OPTIONS"] = connection.settings_dict["OPTIONS"], options
-    try:
+    with options(isolation_level=IsolationLevel.SERIALIZABLE):
         with transaction.atomic(), atomic(isolation=Isolation.SERIALIZABLE):
             assert level() == "SERIALIZABLE"
         with (
@@ -245,9 +242,55 @@ def test_a_level_of_the_settings_counts(settings: Any) -> None:
             assert level() == "SERIALIZABLE"
         with atomic(isolation=Isolation.READ_COMMITTED):
             assert level() == "READ COMMITTED"
-    finally:
-        connection.close()
-        connection.settings_dict["OPTIONS"] = before
+
+
+@real
+@postgresql
+@pytest.mark.parametrize("entered", [atomic, transaction.atomic], ids=["ours", "django"])
+def test_the_level_that_the_server_runs_at_counts_whoever_has_set_it(entered: Any) -> None:
+    from psycopg import IsolationLevel
+
+    def of_server(name: str) -> dict[str, Any]:
+        return {"options": "-c default_transaction_isolation=" + name.replace(" ", r"\ ")}
+
+    of_settings = {"isolation_level": IsolationLevel.SERIALIZABLE.value}
+    for strict in (of_settings, of_server("serializable")):
+        with options(**strict), entered(), atomic(isolation=Isolation.SERIALIZABLE):
+            assert level() == "SERIALIZABLE"
+    with options(**of_server("repeatable read")), entered():
+        with pytest.raises(IsolationLevelError) as caught, atomic(isolation=Isolation.SERIALIZABLE):
+            pass
+        with atomic(isolation=Isolation.REPEATABLE_READ):
+            Purse.objects.create()
+    assert caught.value.current == "REPEATABLE READ"
+    with (
+        options(**of_server("read uncommitted")),
+        entered(),
+        pytest.raises(IsolationLevelError, match="READ COMMITTED"),
+        atomic(isolation=Isolation.REPEATABLE_READ),
+    ):
+        pass
+
+
+@real
+@postgresql
+def test_a_pool_s_next_borrower_has_nothing_of_the_block() -> None:
+    with options(pool={"min_size": 1, "max_size": 1}):
+        pid = fetch("SELECT pg_backend_pid()")
+        with (
+            CaptureQueriesContext(connection) as queries,
+            pytest.raises(Broken),
+            atomic(isolation=Isolation.SERIALIZABLE, read_only=True),
+        ):
+            assert level() == "SERIALIZABLE"
+            connection.close()
+            raise Broken
+        sent = [each for each in statements(queries) if "TRANSACTION" in each]
+        assert sent == ["SET TRANSACTION ISOLATION LEVEL SERIALIZABLE READ ONLY"]
+        with transaction.atomic():
+            assert fetch("SELECT pg_backend_pid()") == pid
+            assert level() == "READ COMMITTED"
+            Purse.objects.create()
 
 
 @real
@@ -356,7 +399,7 @@ def test_run_in_transaction_is_the_decorator_for_one_call() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "reason"),
+    ("wanted", "reason"),
     [
         ({"lock_timeout": 0}, "lock_timeout=0"),
         ({"lock_timeout": True}, "lock_timeout=True"),
@@ -366,9 +409,9 @@ def test_run_in_transaction_is_the_decorator_for_one_call() -> None:
         ({"deferrable": True, "isolation": Isolation.SERIALIZABLE}, "deferrable=True only"),
     ],
 )
-def test_nonsense_is_refused_when_it_is_written(options: dict[str, Any], reason: str) -> None:
+def test_nonsense_is_refused_when_it_is_written(wanted: dict[str, Any], reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
-        atomic(**options)
+        atomic(**wanted)
 
 
 async def an_async() -> None: ...
@@ -407,28 +450,28 @@ def test_a_retry_cannot_be_a_with_block() -> None:
 def test_sqlite_refuses_what_it_does_not_know(option: str) -> None:
     if connection.vendor != "sqlite":
         return
-    options: dict[str, Any] = {
+    wanted: dict[str, Any] = {
         "deferrable": {"isolation": Isolation.SERIALIZABLE, "read_only": True, "deferrable": True},
         "statement_timeout": {"statement_timeout": 1},
     }[option]
-    with pytest.raises(UsageError, match="SQLite"), atomic(**options):
+    with pytest.raises(UsageError, match="SQLite"), atomic(**wanted):
         pass
 
 
 def test_other_databases_take_no_option_but_django_s_own() -> None:
     other: Any = SimpleNamespace(vendor="mysql", display_name="MySQL", alias="default")
     refuse_unsupported(other, Options(label="x"))
-    for options in (Options(isolation=Isolation.SERIALIZABLE), Options(resolve_commit=True)):
+    for wanted in (Options(isolation=Isolation.SERIALIZABLE), Options(resolve_commit=True)):
         with pytest.raises(UsageError, match="MySQL"):
-            refuse_unsupported(other, options)
+            refuse_unsupported(other, wanted)
 
 
 @real
 @postgresql
 def test_another_driver_is_told_right_after_begin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolation, "psycopg_connection", lambda connection: None)
-    options = Options(isolation=Isolation.SERIALIZABLE, read_only=True, deferrable=True)
-    with CaptureQueriesContext(connection) as queries, block(None, options):
+    asked = Options(isolation=Isolation.SERIALIZABLE, read_only=True, deferrable=True)
+    with CaptureQueriesContext(connection) as queries, block(None, asked):
         assert level() == "SERIALIZABLE"
         assert fetch("SHOW transaction_read_only") == "on"
     wanted = "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE READ ONLY DEFERRABLE"
@@ -449,6 +492,31 @@ def test_a_connection_closed_within_a_read_only_block_is_no_other_error() -> Non
         connection.close()
         raise Broken
     Purse.objects.create()
+
+
+@real
+def test_with_autocommit_off_in_the_settings_a_block_commits_nothing_and_does_not_say_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    events: list[telemetry.Event] = []
+    hooks: list[str] = []
+    connection.close()
+    monkeypatch.setitem(connection.settings_dict, "AUTOCOMMIT", False)
+    try:
+        with telemetry.listening(events.append):
+            with pytest.raises(NestedTransactionError), atomic(durable=True):
+                pass
+            with pytest.raises(NestedTransactionError):
+                atomic(retry=Retry())(Purse.objects.create)()
+            with atomic(label="pay"):
+                Purse.objects.create()
+                after_commit(lambda: hooks.append("done"))
+        transaction.rollback()
+        if connection.vendor == "postgresql":  # SQLite's RELEASE commits, also Django's
+            assert Purse.objects.count() == 0
+        assert (events, hooks) == ([], [])
+    finally:
+        connection.close()
 
 
 class UnderTestCase(TestCase):

@@ -56,6 +56,15 @@ def test_others_are_right(
     assert found() == []
 
 
+def test_a_database_without_autocommit_is_a_warning(
+    declared: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(monkeypatch, SQLITE, {"transaction_mode": "IMMEDIATE"})
+    monkeypatch.setitem(connections.settings["default"], "AUTOCOMMIT", False)
+    atomic(retry=Retry())
+    assert found() == [("dbpatterns.W021", 'Leave "AUTOCOMMIT" out of DATABASES["default"].')]
+
+
 def test_a_database_that_is_not_there_is_somebody_else_s_error(declared: None) -> None:
     atomic("nowhere")
     assert found() == []

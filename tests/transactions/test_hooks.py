@@ -172,6 +172,16 @@ class UnderTestCase(TestCase):
         roll_back(lambda: after_rollback(add_to(heard, "code")))
         assert heard == ["code"]
 
+    def test_the_test_s_end_undoes_what_a_block_has_kept(self) -> None:
+        heard: list[str] = []
+        with transaction.atomic():
+            after_rollback(add_to(heard, "kept"))
+
+        def look() -> None:
+            assert heard == ["kept"]
+
+        self.addClassCleanup(look)
+
     def test_the_hooks_that_django_captures_are_the_code_s(self) -> None:
         heard: list[str] = []
         transaction.on_commit(add_to(heard, "before"))

@@ -129,6 +129,72 @@ def test_models_are_locked_by_label_whatever_the_order_asked_for() -> None:
     assert tables == ["testapp_purse", "testapp_purseowner"] * 2
 
 
+@postgresql
+@pytest.mark.parametrize("targets", ["rows", "querysets"])
+def test_a_model_and_its_child_have_one_order_of_rows(targets: str) -> None:
+    one, two = SavingsPurse.objects.create(), SavingsPurse.objects.create()
+
+    def lock() -> list[Any]:
+        with atomic():
+            if targets == "rows":
+                return lock_rows(Purse(pk=two.pk), one)
+            of_two, of_one = Purse.objects.filter(pk=two.pk), SavingsPurse.objects.order_by("-pk")
+            return lock_rows(of_two, of_one.filter(pk=one.pk))
+
+    with threads() as pool:
+        with hold_lock(Purse.objects.filter(pk=one.pk)):
+            waiting = pool.start(lock)
+            until(waiting_sessions)
+            with atomic():  # the waiting one does not hold the other row yet
+                assert lock_rows(Purse(pk=two.pk), nowait=True)
+        first, second = waiting.result(30)
+    assert (type(first), first.pk, second) == (Purse, two.pk, one)
+
+
+@postgresql
+@pytest.mark.parametrize("model", [SavingsPurse, YouthPurse])
+def test_a_row_is_locked_in_its_root_table_first(model: type[Purse]) -> None:
+    row = model.objects.create()
+
+    def lock_child(may_end: threading.Event, is_held: threading.Event) -> None:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute(f"SELECT 1 FROM {model._meta.db_table} FOR UPDATE")
+            is_held.set()
+            assert may_end.wait(30)
+
+    def lock() -> None:
+        with atomic():
+            lock_rows(row)
+
+    may_end, is_held = threading.Event(), threading.Event()
+    with threads() as pool:
+        holding = pool.start(lock_child, may_end, is_held)
+        assert is_held.wait(30)
+        waiting = pool.start(lock)
+        until(waiting_sessions)
+        with pytest.raises(LockTimeout), atomic():
+            lock_rows(Purse(pk=row.pk), nowait=True)
+        may_end.set()
+        assert holding.result(30) is waiting.result(30) is None
+
+
+@postgresql
+def test_a_child_has_its_parent_s_place_among_models_and_families_cost_a_query() -> None:
+    savings, owner = SavingsPurse.objects.create(), PurseOwner.objects.create(name="Eva")
+    purse = Purse.objects.create()
+
+    def tables(*targets: Any, **how: Any) -> list[str]:
+        with CaptureQueriesContext(connection) as queries, atomic():
+            lock_rows(*targets, **how)
+        sent = [each["sql"] for each in queries.captured_queries]
+        return [sql.split('FROM "testapp_')[1].split('"')[0] for sql in sent if " FROM " in sql]
+
+    assert tables(owner, savings) == ["savingspurse", "purseowner"]
+    assert tables(owner, savings, purse) == ["purse", "purse", "savingspurse", "purseowner"]
+    assert tables(savings, purse, nowait=True) == ["purse", "savingspurse"]
+    assert tables(savings, Purse.objects.all()) == ["purse", "purse", "purse", "savingspurse"]
+
+
 def test_rows_come_back_fresh_and_in_the_caller_s_order() -> None:
     one, two, three = make(3)
     Purse.objects.update(balance=F("balance") + F("pk"))
@@ -365,6 +431,27 @@ def test_sqlite_without_its_lock_at_begin_is_refused(monkeypatch: pytest.MonkeyP
         monkeypatch.setitem(connection.settings_dict["OPTIONS"], "transaction_mode", None)
         with atomic(), pytest.raises(ConfigurationError, match="IMMEDIATE"):
             lock_rows(Purse.objects.all())
+
+
+@postgresql
+def test_hold_lock_holds_the_rows_of_a_slice_and_none_that_is_joined() -> None:
+    owner = PurseOwner.objects.create(name="Eva")
+    rows = [SavingsPurse.objects.create(owner=owner) for _ in range(3)]
+    queryset = SavingsPurse.objects.select_related("owner")
+    with hold_lock(queryset.order_by("-pk")[1:2]), atomic():
+        assert lock_rows(owner, SavingsPurse.objects.all(), skip_locked=True) == [
+            owner,
+            rows[0],
+            rows[2],
+        ]
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "shard_0"])
+def test_hold_lock_holds_rows_where_they_are_written(settings: Any) -> None:
+    make(1)
+    settings.DATABASE_ROUTERS = [ReadsElsewhere()]
+    with hold_lock(Purse.objects.all()):
+        pass
 
 
 def test_hold_lock_needs_rows_that_others_see() -> None:

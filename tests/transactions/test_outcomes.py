@@ -5,10 +5,11 @@ waiting backend, before or after it has made the commit durable.
 """
 
 import select
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import pytest
 from django.db import DatabaseError, OperationalError, connection, transaction
@@ -24,6 +25,8 @@ from dbpatterns.transactions import (
     atomic,
     outcomes,
 )
+from dbpatterns.transactions.hooks import Committed
+from dbpatterns.transactions.records import Record
 from tests.testapp.models import Purse
 from tests.transactions.support import fetch, threads, until, waiting_sessions
 
@@ -39,14 +42,19 @@ SLOW_COMMIT = """
 
 
 @pytest.fixture
-def slow_commit() -> Iterator[None]:
+def waiting_trigger() -> Iterator[None]:
     with connection.cursor() as cursor:
         cursor.execute(SLOW_COMMIT)
-        cursor.execute("SELECT pg_advisory_lock(4711)")
     yield
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_unlock_all()")
         cursor.execute("DROP FUNCTION slow_commit CASCADE")
+
+
+@pytest.fixture
+def slow_commit(waiting_trigger: None) -> Iterator[None]:
+    fetch("SELECT pg_advisory_lock(4711)")
+    yield
+    fetch("SELECT pg_advisory_unlock_all()")
 
 
 def killed_in_mid_commit(work: Callable[[], object]) -> BaseException | None:
@@ -90,8 +98,73 @@ def test_an_unknown_outcome_says_so_and_is_never_retried(slow_commit: None) -> N
     assert isinstance(error.__cause__, OperationalError)
     assert "resolve_commit=True" in str(error)
     assert len(calls) == 1
-    assert hooks == ["undone"]
+    assert hooks == []
     assert [each.facts["outcome"] for each in events] == ["unknown"]
+
+
+@contextmanager
+def signal_in_mid_commit(raised: BaseException) -> Iterator[threading.Event]:
+    """Have a handler raise in this thread while its COMMIT waits; what it waits for goes on."""
+
+    def handle(number: int, frame: object) -> None:
+        raise raised
+
+    def hold(thread: int) -> None:
+        with transaction.atomic():
+            fetch("SELECT pg_advisory_xact_lock(4711)")
+            is_held.set()
+            until(waiting_sessions)
+            signal.pthread_kill(thread, signal.SIGUSR1)
+            may_end.wait(30)
+
+    is_held, may_end = threading.Event(), threading.Event()
+    before = signal.signal(signal.SIGUSR1, handle)
+    with threads() as pool:
+        holder = pool.start(hold, threading.get_ident())
+        assert is_held.wait(30)
+        try:
+            yield may_end
+        finally:
+            may_end.set()
+            holder.result(30)
+            signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.parametrize("raised", [SystemExit(143), KeyboardInterrupt(), TimeoutError()])
+def test_a_commit_that_a_signal_interrupts_is_unknown_and_leaves_nothing_behind(
+    waiting_trigger: None, raised: BaseException
+) -> None:
+    hooks: list[str] = []
+    events: list[telemetry.Event] = []
+
+    @atomic(retry=Retry(base=0.0001), resolve_commit=True)
+    def pay() -> None:
+        after_commit(lambda: hooks.append("done"))
+        after_rollback(lambda: hooks.append("undone"))
+        Purse.objects.create()
+
+    with signal_in_mid_commit(raised) as may_end, telemetry.listening(events.append):
+        with pytest.raises(type(raised)) as caught:
+            pay()
+        assert caught.value is raised
+        with transaction.atomic():
+            assert Purse.objects.count() == 0
+        may_end.set()
+        if isinstance(raised, Exception):  # psycopg cancels the COMMIT for the others
+            assert until(Purse.objects.count) == 1
+    assert [each.facts["outcome"] for each in events] == ["unknown"]
+    assert hooks == []
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_a_signal_is_told_from_what_the_code_around_was_handling(outside: bool) -> None:
+    record = Record("default", "pay")
+    error, stopped = lost(), KeyboardInterrupt()
+    error.__context__ = stopped
+    pledge = outcomes.Pledge(Committed(), [], handled=stopped if outside else None)
+    with pytest.raises(CommitOutcomeUnknown if outside else KeyboardInterrupt):
+        outcomes.settle(connection, pledge, record, error)
+    assert record.outcome == "unknown"
 
 
 def test_a_resolved_rollback_is_an_error_like_others_and_may_be_retried(slow_commit: None) -> None:
@@ -116,6 +189,12 @@ def test_a_resolved_rollback_without_a_retry_is_the_driver_s_error(slow_commit: 
     error = killed_in_mid_commit(atomic(resolve_commit=True)(Purse.objects.create))
     assert type(error) is OperationalError
     assert Purse.objects.count() == 0
+
+
+def lost() -> OperationalError:
+    error = OperationalError()
+    error.sqlstate = "08006"  # type: ignore[attr-defined]
+    return error
 
 
 class DeafProxy:
@@ -225,9 +304,9 @@ def test_without_an_answer_in_time_it_stays_unknown(monkeypatch: pytest.MonkeyPa
     with threads() as pool:
         pool.start(still_at_it)
         assert hold.wait(30)
-        pledge = outcomes.Pledge(xids[0], [])
+        pledge = outcomes.Pledge(Committed(), [], may_ask=True, xid=xids[0])
         with pytest.raises(CommitOutcomeUnknown, match=rf"pg_xact_status\('{xids[0]}'\)") as caught:
-            outcomes.settle(connection, pledge, "pay", OperationalError())
+            outcomes.settle(connection, pledge, Record("default", "pay"), lost())
         may_end.set()
     assert caught.value.xid == xids[0]
 
@@ -238,7 +317,8 @@ def test_a_connection_lost_again_is_opened_again() -> None:
     pid = fetch("SELECT pg_backend_pid()")
     with threads() as pool:
         assert pool.start(fetch, "SELECT pg_terminate_backend(%s, 30000)", pid).result(30)
-    outcomes.settle(connection, outcomes.Pledge(xid, []), "pay", OperationalError())
+    pledge = outcomes.Pledge(Committed(), [], may_ask=True, xid=xid)
+    outcomes.settle(connection, pledge, Record("default", "pay"), lost())
     assert fetch("SELECT pg_backend_pid()") != pid
 
 

@@ -1,12 +1,14 @@
 """`transaction_report`: what the operator must see is seen, and by whom it is caused."""
 
 import json
+from collections.abc import Iterator
 from io import StringIO
+from threading import Event
 from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connection, transaction
+from django.db import connection, connections, transaction
 from django.test.utils import override_settings
 
 from dbpatterns.testing.holding import hold_lock
@@ -72,6 +74,64 @@ def test_a_quiet_server_has_no_findings() -> None:
         "In doubt (prepared, and nobody has decided): none",
         "Many savepoints: none",
     ]
+
+
+@pytest.fixture
+def blind() -> Iterator[None]:
+    """Have the role of a monitoring tool that nobody has given its rights."""
+    execute("CREATE ROLE dbpatterns_blind")
+    execute("SET ROLE dbpatterns_blind")
+    yield
+    execute("RESET ROLE")
+    execute("DROP ROLE dbpatterns_blind")
+
+
+def execute(sql: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(sql)
+
+
+@postgresql
+def test_a_role_that_may_not_see_the_others_gives_no_all_clear(blind: None) -> None:
+    is_open, may_end = Event(), Event()
+
+    def forget() -> None:
+        with transaction.atomic():
+            fetch("SELECT 1")
+            is_open.set()
+            assert may_end.wait(30)
+
+    with threads() as pool:
+        forgotten = pool.start(forget)
+        assert is_open.wait(30)
+        facts, text = report("--format", "json", "--long-seconds", "0"), report()
+        with pytest.raises(CommandError, match="some sessions are hidden") as caught:
+            report("--check")
+        may_end.set()
+        forgotten.result(30)
+    assert facts["long"] == []  # the harm
+    (hidden,) = facts["hidden"]
+    assert (hidden["database"], hidden["sessions"] >= 1) == ("default", True)
+    assert text.startswith("default hides sessions of other roles from this one, ")
+    assert caught.value.returncode == 1
+
+
+@postgresql
+@pytest.mark.django_db(transaction=True, databases="__all__")
+def test_a_database_that_does_not_answer_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    connections["shard_0"].close()
+    monkeypatch.setitem(connections["shard_0"].settings_dict, "NAME", "/nowhere/none")
+    output = StringIO()
+    with pytest.raises(CommandError, match=r"No answer from shard_0\.") as caught:
+        call_command("transaction_report", "--format", "json", stdout=output)
+    facts = json.loads(output.getvalue())
+    assert caught.value.returncode == 1
+    assert {"default", "shard_1"} <= {*facts["databases"]}
+    ((dead, why),) = (each.values() for each in facts["unavailable"])
+    assert (dead, "/nowhere/none" in why) == ("shard_0", True)
+    with pytest.raises(CommandError):
+        call_command("transaction_report", stdout=output)
+    assert "shard_0 does not answer: " in output.getvalue()
 
 
 @postgresql

@@ -172,7 +172,7 @@ def test_delays_are_full_jitter() -> None:
 
 
 @real
-def test_it_sleeps_outside_of_any_transaction_and_says_before() -> None:
+def test_it_sleeps_outside_of_the_transaction_and_says_before() -> None:
     told: list[tuple[str | None, int]] = []
 
     def on_retry(error: BaseException, made: int, seconds: float) -> None:
@@ -184,6 +184,24 @@ def test_it_sleeps_outside_of_any_transaction_and_says_before() -> None:
     with inject_failures(conflict(), times=2):
         atomic(retry=Retry(base=0.0001, on_retry=on_retry))(Purse.objects.create)()
     assert told == [(conflict(), 1), (conflict(), 2)]
+
+
+@real
+def test_a_callback_that_raises_ends_the_attempts_and_they_are_told_of() -> None:
+    events: list[telemetry.Event] = []
+
+    def on_retry(error: BaseException, made: int, seconds: float) -> None:
+        raise Wrapped
+
+    pay = atomic(retry=Retry(base=0.0001, on_retry=on_retry))(Purse.objects.create)
+    with telemetry.listening(events.append), inject_failures(conflict(), times=2):
+        with pytest.raises(Wrapped):
+            pay()
+        for attempt in attempts(Retry(base=0.0001)):
+            with attempt:
+                Purse.objects.create()
+    facts = [(each.facts["outcome"], each.facts["attempts"]) for each in events]
+    assert facts == [("rolled_back", 1), ("committed", 2)]
 
 
 @real
@@ -435,6 +453,19 @@ class UnderTestCase(TestCase):
             pay()
         assert (len(calls), Purse.objects.count()) == (3, 1)
 
+    def test_each_outermost_block_fails_once_and_the_test_itself_never(self) -> None:
+        ends: list[str] = []
+        with inject_failures(conflict(), times=2):
+            Purse.objects.create()
+            for _ in range(3):
+                with transaction.atomic():
+                    with contextlib.suppress(OperationalError), transaction.atomic():
+                        Purse.objects.create()
+                        ends.append("first")
+                    Purse.objects.create()
+                    ends.append("second")
+        assert ends == ["second", "second", "first", "second"]
+
     def test_a_failed_constraint_in_the_body_is_no_reason(self) -> None:
         Purse.objects.create(pk=1)
         with pytest.raises(IntegrityError):
@@ -452,6 +483,65 @@ class UnderTestCase(TestCase):
 def test_only_a_sqlstate_is_injected(state: str) -> None:
     with pytest.raises(UsageError, match="five of"), inject_failures(state):
         pass
+
+
+@real
+def test_each_transaction_fails_once_whatever_it_does_after_that() -> None:
+    ends: list[str] = []
+    with inject_failures(conflict(), times=2):
+        for _ in range(3):
+            with transaction.atomic():
+                with contextlib.suppress(OperationalError), transaction.atomic():
+                    Purse.objects.create()
+                    ends.append("first")
+                Purse.objects.create()
+                ends.append("second")
+    assert ends == ["second", "second", "first", "second"]
+    assert Purse.objects.count() == 4
+
+
+@real
+@postgresql
+def test_a_commit_fails_though_all_statements_are_in_savepoints_that_are_undone() -> None:
+    calls: list[None] = []
+
+    @atomic(retry=QUICK)
+    def pay() -> None:
+        calls.append(None)
+        with contextlib.suppress(Wrapped), savepoint():
+            Purse.objects.create()
+            raise Wrapped
+
+    with inject_failures("40001", at="commit"):
+        pay()
+    assert (len(calls), Purse.objects.count()) == (2, 0)
+
+
+@real
+@postgresql
+def test_a_read_only_transaction_has_no_commit_to_fail() -> None:
+    with inject_failures("40001", at="commit"):
+        with pytest.raises(UsageError, match="is read-only"), atomic(read_only=True):
+            Purse.objects.count()
+        with pytest.raises(OperationalError), atomic():
+            Purse.objects.count()
+
+
+@real
+@postgresql
+def test_nothing_is_injected_into_what_has_failed_by_itself() -> None:
+    with inject_failures("40001", at="commit"):
+        with (
+            pytest.raises(DatabaseError, match="aborted"),
+            transaction.atomic(),
+            connection.cursor() as cursor,
+        ):
+            connection.connection.execute("SAVEPOINT a")
+            with contextlib.suppress(Exception):
+                connection.connection.execute("SELECT 1 / 0")
+            cursor.execute("SELECT 1")
+        with pytest.raises(OperationalError), transaction.atomic():
+            Purse.objects.count()
 
 
 @real

@@ -4,7 +4,7 @@ from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from django.db import connections
+from django.db import DatabaseError, connections
 
 from dbpatterns.commands import Exit, OperationalCommand, Report
 from dbpatterns.transactions.monitoring import as_facts, observe
@@ -16,6 +16,10 @@ _TITLES = {
     "in_doubt": "In doubt (prepared, and nobody has decided)",
     "many_savepoints": "Many savepoints",
 }
+_HIDDEN = (
+    "{database} hides sessions of other roles from this one, {sessions} of them. Grant it "
+    "pg_read_all_stats."
+)
 
 
 class Command(OperationalCommand):
@@ -34,20 +38,29 @@ class Command(OperationalCommand):
 
     def operate(self, **options: Any) -> Report:
         """Observe and sort."""
-        facts: dict[str, Any] = {"databases": [], "nothing_to_see": []}
-        facts |= {name: [] for name in _TITLES}
+        facts: dict[str, Any] = {"databases": [], "nothing_to_see": [], "unavailable": []}
+        facts |= {name: [] for name in ("hidden", *_TITLES)}
         seconds = {name: options[name] for name in ("long_seconds", "idle_seconds")}
         for alias in [options["database"]] if options["database"] else connections:
-            sighting = observe(alias)
+            try:
+                sighting = observe(alias)
+            except DatabaseError as error:
+                why = " ".join(str(error).split())
+                facts["unavailable"].append({"database": alias, "why": why})
+                continue
             if sighting is None:
                 facts["nothing_to_see"].append(alias)
                 continue
             facts["databases"].append(alias)
             for name, found in as_facts(sighting, **seconds).items():
                 facts[name] += found
+        if dead := [each["database"] for each in facts["unavailable"]]:
+            return Report(facts, Exit.FINDINGS, f"No answer from {', '.join(dead)}.")
         count = sum(len(facts[name]) for name in _TITLES)
         if options["check"] and count:
             return Report(facts, Exit.FINDINGS, f"{count} findings about open transactions.")
+        if options["check"] and facts["hidden"]:
+            return Report(facts, Exit.FINDINGS, "No findings, but some sessions are hidden.")
         return Report(facts)
 
     def show(self, facts: Mapping[str, Any]) -> None:
@@ -55,6 +68,10 @@ class Command(OperationalCommand):
         for alias in facts["nothing_to_see"]:
             vendor = connections[alias].display_name
             self.stdout.write(f"{alias} is {vendor}: it keeps no view of open transactions.")
+        for row in facts["unavailable"]:
+            self.stdout.write(f"{row['database']} does not answer: {row['why']}")
+        for row in facts["hidden"]:
+            self.stdout.write(_HIDDEN.format_map(row))
         for name, title in _TITLES.items():
             if facts["databases"]:
                 self.stdout.write(f"{title}: {len(facts[name]) or 'none'}")
