@@ -113,10 +113,11 @@ def atomic(
     """Run a function or a block as one transaction; a savepoint within another.
 
     `using`, `savepoint` and `durable` are Django's. No statement but Django's own, save one for
-    timeouts, two for a nested block's, one for `resolve_commit`, and one for a level that is asked
-    for in a pooled connection, or within a transaction that named none. A nested block may ask for
-    what it is within, or for less. Under a TestCase the outermost block is a savepoint of the
-    test's transaction, whose isolation stays what it is.
+    timeouts, two for a nested block's, one for `resolve_commit`, and one for a level in a pooled
+    connection. A nested block may ask for what it is within, or for less; what only the server, the
+    database or the role has as its default is not known, so the outermost names it. Under a
+    TestCase the outermost block is a savepoint of the test's transaction, whose isolation stays
+    what it is.
 
     Args:
         isolation: outermost block only; the connection's own if None.

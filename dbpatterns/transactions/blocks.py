@@ -29,6 +29,7 @@ from dbpatterns.transactions.outcomes import Pledge, settle
 from dbpatterns.transactions.records import Record
 from dbpatterns.transactions.running import (
     Running,
+    default_isolation,
     require_compatible,
     running_on,
 )
@@ -87,7 +88,7 @@ def _begun(connection: BaseDatabaseWrapper, options: Options, record: Record) ->
     is_test = has_testcase(connection)  # whose transaction this becomes a savepoint of
     running = Running(
         connection,
-        isolation=options.isolation,
+        isolation=options.isolation or default_isolation(connection),
         read_only=options.read_only,
         deferrable=options.deferrable,
         label=options.label,

@@ -1,6 +1,6 @@
 """What can go wrong with a transaction, each with its facts as attributes.
 
-A `UsageError` is a mistake in the calling code, raised before anything is done. The others are what
+A `UsageError` is a mistake in the calling code, raised before any SQL is sent. The others are what
 the world does, and are each an `OperationalError` too, which a generic handler catches.
 """
 

@@ -11,7 +11,7 @@ from dbpatterns.transactions.conf import TransactionsSettings
 from dbpatterns.transactions.errors import IsolationLevelError, SubtransactionOverflow
 from dbpatterns.transactions.options import Isolation, Options
 
-__all__ = ["KEPT_IN_MEMORY", "Running", "current_isolation", "require_compatible", "running_on"]
+__all__ = ["KEPT_IN_MEMORY", "Running", "default_isolation", "require_compatible", "running_on"]
 __all__ += ["savepoints_made"]
 
 logger = logging.getLogger("dbpatterns.transactions")
@@ -34,8 +34,7 @@ class Running:
     """A transaction that our `atomic` began, from its BEGIN to its end."""
 
     connection: BaseDatabaseWrapper
-    isolation: Isolation | None
-    """What it was begun with; None until the server is asked for its own."""
+    isolation: Isolation
     read_only: bool
     deferrable: bool
     label: str
@@ -94,36 +93,30 @@ def running_on(connection: BaseDatabaseWrapper) -> Running | None:
     return _RUNNING.get(connection)
 
 
-def current_isolation(connection: BaseDatabaseWrapper) -> Isolation:
-    """Return the level of the running transaction; one query, once, if it was begun without one.
+def default_isolation(connection: BaseDatabaseWrapper) -> Isolation:
+    """Return the level of a transaction that asks for none, as DATABASES has it; no SQL.
 
-    The server knows best: DATABASES, the role, the database and its configuration have a say.
+    A default that the server, the database or the role has is not known here and not less than
+    READ COMMITTED, which is taken for it.
     """
-    running = running_on(connection)
-    if running and running.isolation:
-        return running.isolation
     if connection.vendor == "sqlite":
         return Isolation.SERIALIZABLE
-    with connection.cursor() as cursor:
-        cursor.execute("SHOW transaction_isolation")
-        (name,) = cursor.fetchone()
-    known = {str(each): each for each in Isolation}
-    level = known.get(name.upper(), Isolation.READ_COMMITTED)  # READ UNCOMMITTED is no other
-    if running:
-        running.isolation = level
-    return level
+    level = connection.settings_dict["OPTIONS"].get("isolation_level")
+    if level is not None and connection.vendor == "postgresql":
+        from django.db.backends.postgresql.psycopg_any import IsolationLevel
+
+        level = IsolationLevel(level)  # may be given as its number
+    return Isolation.__members__.get(getattr(level, "name", ""), Isolation.READ_COMMITTED)
 
 
 def require_compatible(connection: BaseDatabaseWrapper, options: Options) -> None:
-    """Refuse a nested block that needs what only the outermost can begin with.
+    """Refuse a nested block that needs what only the outermost can begin with; no SQL.
 
-    No query, but for a level above READ COMMITTED within a transaction that was begun without one.
     Raises: IsolationLevelError: the caller's transaction stays usable.
     """
-    asked = options.isolation
-    if asked is None or asked is Isolation.READ_COMMITTED:
-        return
-    running, current = running_on(connection), current_isolation(connection)
+    running = running_on(connection)
+    current = running.isolation if running else default_isolation(connection)
+    asked = options.isolation or current
     is_deferrable = bool(running and running.deferrable)
     if asked.strictness <= current.strictness and is_deferrable >= options.deferrable:
         return
