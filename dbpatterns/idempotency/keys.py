@@ -28,7 +28,7 @@ from django.utils import timezone
 
 from dbpatterns import telemetry
 from dbpatterns.errors import UsageError
-from dbpatterns.exact_json import ExactJSONEncoder
+from dbpatterns.exact_json import exact_json
 from dbpatterns.idempotency._waiting import Busy, at_once
 from dbpatterns.idempotency.conf import IdempotencySettings
 from dbpatterns.idempotency.errors import (
@@ -79,12 +79,12 @@ def run_once(
         using: the database that `work` writes to.
     Raises: IdempotencyConflict: the key was used with another fingerprint.
         IdempotencyInProgress: `wait` is false and a request with the key is running.
-        InvalidIdempotencyKey: empty, too long, or with a NUL. UsageError: `work` returned what
-            is no JSON, or used its own key.
+        InvalidIdempotencyKey: empty, too long, with a NUL, or no Unicode. UsageError: `work`
+            returned what is no JSON (NaN and keys that are not text are none), or used its own
+            key.
     """
-    longest = IdempotencyKey.LONGEST
-    if not all(0 < len(text) <= longest and "\0" not in text for text in (scope, key)):
-        raise InvalidIdempotencyKey(scope=scope, key=key, longest=longest)
+    if not all(map(_is_storable, (scope, key))):
+        raise InvalidIdempotencyKey(scope=scope, key=key, longest=IdempotencyKey.LONGEST)
     alias = using or router.db_for_write(IdempotencyKey)
     expected = _hash(fingerprint)
     lifetime = expires_in
@@ -121,6 +121,16 @@ def purge(*, using: str | None = None, batch_size: int = 500) -> int:
     expired = keys.filter(expires_at__lte=timezone.now())
     found = list(expired.order_by("expires_at").values_list("pk", flat=True)[:batch_size])
     return expired.filter(pk__in=found).delete()[0]
+
+
+def _is_storable(text: str) -> bool:
+    if not 0 < len(text) <= IdempotencyKey.LONGEST or "\0" in text:
+        return False
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return True
 
 
 def _claim(alias: str, scope: str, key: str, fingerprint: str, expires_at: Any) -> int | None:
@@ -172,7 +182,7 @@ def _hash(fingerprint: object) -> str:
 
 def _encode(value: object, *, sort_keys: bool = False) -> str:
     try:
-        return json.dumps(value, cls=ExactJSONEncoder, sort_keys=sort_keys, allow_nan=False)
+        return exact_json(value, sort_keys=sort_keys)
     except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(
             f"{type(value).__name__} is no JSON ({error}): the answer is kept as JSON, and so is "

@@ -18,6 +18,7 @@ from dbpatterns.commands import Exit
 from dbpatterns.errors import UsageError
 from dbpatterns.eventstore import projections
 from dbpatterns.eventstore.appending import Expected, NewEvent, append
+from dbpatterns.eventstore.errors import InvalidState
 from dbpatterns.eventstore.management.commands.rebuild_projection import Command
 from dbpatterns.eventstore.models import ProjectionState, StoredEvent, StreamSnapshot
 from dbpatterns.eventstore.projections import Projection, catch_up, prepare, registered
@@ -417,6 +418,27 @@ def test_a_snapshot_is_begun_from_and_only_what_came_later_is_read() -> None:
     assert replay("a", add, initial=ZERO, kind="v1") == ({"balance": 1_001}, 3)
     assert replay("a", add, initial=ZERO, kind="v2") == ({"balance": 12}, 3)
     assert replay("a", add, initial=ZERO) == ({"balance": 12}, 3)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        ({"x": float("nan")}, "not JSON compliant"),
+        ({"x": [float("inf")]}, "not JSON compliant"),
+        ({"x": {1: "one"}}, "the key 1 is not text"),
+        ({"x": "\0"}, "a NUL"),
+        ({"x": "\ud800"}, "surrogates"),
+        ({"x": object()}, "not JSON serializable"),
+    ],
+    ids=["nan", "infinity", "key", "nul", "surrogate", "object"],
+)
+def test_a_state_that_would_not_come_back_is_refused(state: dict[str, Any], reason: str) -> None:
+    with CaptureQueriesContext(connection) as queries, pytest.raises(InvalidState) as caught:
+        save_snapshot("a", "v1", 1, state)
+    assert reason in str(caught.value)
+    assert (caught.value.stream, caught.value.kind) == ("a", "v1")
+    assert len(queries) == 0
 
 
 @pytest.mark.django_db

@@ -1,5 +1,7 @@
 """One key, one effect: under threads, failures and kill -9; and the stored answer, as it was."""
 
+import copy
+import pickle
 import random
 import signal
 import threading
@@ -385,12 +387,34 @@ def test_nothing_is_an_answer_too() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("answer", [object(), {1, 2}, float("nan")])
+@pytest.mark.parametrize("answer", [object(), {1, 2}, float("nan"), {1: "one"}])
 def test_an_answer_that_is_no_json_undoes_the_work(answer: object) -> None:
     with pytest.raises(UsageError, match="no JSON"):
         once(work=lambda: (effect(), answer))
     assert effects() == {}
     assert not IdempotencyKey.objects.exists()
+
+
+@pytest.mark.django_db
+def test_a_fingerprint_whose_keys_are_not_text_is_refused_before_the_work() -> None:
+    with pytest.raises(UsageError, match="the key 1 is not text"):
+        run_once("user:1", "k", {1: "one"}, effect)
+    assert effects() == {}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        IdempotencyConflict(scope="s", key="k"),
+        IdempotencyInProgress(scope="s", key="k"),
+        InvalidIdempotencyKey(scope="s", key="", longest=255),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_comes_from_another_process_as_it_was(error: Exception) -> None:
+    for came in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert type(came) is type(error)
+        assert (str(came), vars(came)) == (str(error), vars(error))
 
 
 @pytest.mark.django_db(transaction=True)
@@ -402,7 +426,17 @@ def test_a_key_used_inside_its_own_work_is_refused() -> None:
 
 @pytest.mark.django_db
 @pytest.mark.parametrize(
-    ("scope", "key"), [("", "k"), ("s", ""), ("s", "k" * 256), ("s" * 256, "k"), ("s", "a\0b")]
+    ("scope", "key"),
+    [
+        ("", "k"),
+        ("s", ""),
+        ("s", "k" * 256),
+        ("s" * 256, "k"),
+        ("s", "a\0b"),
+        ("s", "\ud800"),
+        ("\udfff", "k"),
+    ],
+    ids=ascii,
 )
 def test_a_key_that_cannot_be_stored_is_refused(scope: str, key: str) -> None:
     with pytest.raises(InvalidIdempotencyKey, match="1 to 255") as caught:
