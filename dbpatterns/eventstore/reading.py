@@ -114,7 +114,7 @@ def read_all(
     if limit < 1:
         raise UsageError(f"A page has at least 1 event, not {limit}.")
     alias = using or router.db_for_write(StoredEvent)
-    epoch = _epoch(alias)
+    epoch = epoch_of(alias)
     if after is not None and after.epoch != epoch:
         raise EpochChanged(
             f"The checkpoint is of epoch {after.epoch}, and the store in {alias!r} is in epoch "
@@ -169,7 +169,7 @@ def new_epoch(*, using: str | None = None) -> uuid.UUID:
     """Declare that the events were restored from a dump, and return the new epoch.
 
     Their transaction ids are the old server's, so they are set to 0: their order is that of their
-    positions from now on, all projections begin again, and checkpoints of before are refused.
+    positions from now on, and checkpoints of before are refused: rebuild the projections.
     Rewrites the table under a lock that keeps out all who append.
     """
     alias = using or router.db_for_write(StoredEvent)
@@ -187,7 +187,7 @@ def new_epoch(*, using: str | None = None) -> uuid.UUID:
     return epoch
 
 
-def _epoch(alias: str) -> uuid.UUID:
+def epoch_of(alias: str) -> uuid.UUID:
     """Return the store's epoch, made when first asked for; one query."""
     rows = EventStoreEpoch.objects.using(alias).annotate(here=_server(alias))
     row = rows.first()
