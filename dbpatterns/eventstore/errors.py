@@ -71,7 +71,7 @@ class InvalidState(EventStoreError, ValueError):
 
 
 class EventConflict(EventStoreError):
-    """Some ids of a batch are stored, but not as this batch: it is no repetition."""
+    """Some ids of a batch are stored, but not as this batch: other types, data or another order."""
 
     def __init__(self, *, stream: str, event_ids: Collection[uuid.UUID], events: int) -> None:
         named = ", ".join(sorted(map(str, event_ids))[:3])

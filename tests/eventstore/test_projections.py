@@ -23,6 +23,7 @@ from dbpatterns.errors import UsageError
 from dbpatterns.eventstore import projections
 from dbpatterns.eventstore.appending import Expected, NewEvent, append
 from dbpatterns.eventstore.errors import EpochChanged, InvalidState
+from dbpatterns.eventstore.management.commands import rebuild_projection
 from dbpatterns.eventstore.management.commands.rebuild_projection import Command
 from dbpatterns.eventstore.models import ProjectionState, StoredEvent, StreamSnapshot
 from dbpatterns.eventstore.projections import Projection, catch_up, prepare, registered
@@ -320,6 +321,25 @@ def test_readers_are_not_taken_back_when_the_old_rows_were_fed_further(ten: None
     projections.go_live(Balances(), rebuilt, using="default", batch_size=1)
     assert balances() == seen == {"a": (51, 13)}
     assert catch_up(Balances()) == 0
+
+
+def test_what_is_appended_at_the_swap_is_applied_too(
+    ten: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def go_live_then_pay(*args: Any, **options: Any) -> None:
+        projections.go_live(*args, **options)
+        pay("a", 1)
+
+    monkeypatch.setattr(rebuild_projection, "go_live", go_live_then_pay)
+    rebuild()
+    assert balances() == {"a": (46, 11)}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_dry_run_of_what_was_never_fed_writes_nothing() -> None:
+    pay("a", 1)
+    assert rebuild("--dry-run") == {"events": 1, "applied_before": 0}
+    assert not ProjectionState.objects.exists()
 
 
 @pytest.mark.django_db(transaction=True)
