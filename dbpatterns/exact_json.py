@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Collection
 from datetime import datetime, time
 from typing import Any
 
@@ -9,6 +10,8 @@ from django.core.serializers.json import DjangoJSONEncoder
 
 __all__ = ["ExactJSONEncoder", "exact_json", "storable_json"]
 
+_ARRAYS = (list, tuple)
+_SCALARS = frozenset({str, int, float, bool, type(None)})
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
@@ -32,15 +35,18 @@ def exact_json(value: object, **options: Any) -> str:
     """
     text = json.dumps(value, cls=ExactJSONEncoder, allow_nan=False, **options)
     left = [value]
-    while left:
-        each = left.pop()
+    for each in left:
         if isinstance(each, dict):
             for key in each:
                 if not isinstance(key, str):
                     raise TypeError(f"the key {key!r} is not text")
-            left += each.values()
-        elif isinstance(each, list | tuple):
-            left += each
+            inner: Collection[Any] = each.values()
+        elif isinstance(each, _ARRAYS):
+            inner = each
+        else:
+            continue
+        if not _SCALARS.issuperset(map(type, inner)):  # no loop of ours over what most events have
+            left += inner
     return text
 
 
