@@ -6,14 +6,18 @@ Two writers who expect the same version meet on the unique index of (stream, ver
 and the other is told. Nothing is read first, so nothing can have changed since.
 """
 
+import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import StrEnum
 from operator import itemgetter
+from typing import Any
 
 from django.db import IntegrityError, connections, router, transaction
-from django.db.models import Max
+from django.db.models import Max, TextField
+from django.db.models.functions import Cast
 
 from dbpatterns.errors import UsageError
 from dbpatterns.eventstore.batches import MAX_BYTES, MAX_EVENTS, Batch, NewEvent
@@ -62,7 +66,9 @@ def append(
     Args:
         events: 1 to 1,000, the oldest first, at most 1 MB of JSON together.
         expected_version: the version last read, 0 for a new stream; or an `Expected`.
-    Returns: the earlier result when just these events, by their ids and types, are in the stream.
+    Returns: the earlier result when just these events are in the stream: by their ids, their types
+        and their data, which is not compared if other code wrote another version of the type.
+        Metadata may differ.
     Raises: WrongExpectedVersion: read again and decide. InvalidEvents: over a limit or no JSON.
         EventConflict: ids that are stored, though not as this batch. UsageError: a version that
         is none.
@@ -84,7 +90,7 @@ def append(
             refused = error
         if rows:
             return AppendResult(rows[-1][1], tuple(position for position, _ in rows))
-        if earlier := _earlier(alias, stream, events):
+        if earlier := _earlier(alias, batch):
             return earlier
         if refused is None:
             break
@@ -179,17 +185,36 @@ def _queue(alias: str, stream: str) -> None:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [key])
 
 
-def _earlier(alias: str, stream: str, events: Sequence[NewEvent]) -> AppendResult | None:
+def _earlier(alias: str, batch: Batch) -> AppendResult | None:
     """Return where these very events are; None when none of their ids is stored."""
-    stored = StoredEvent.objects.using(alias).filter(event_id__in=[e.event_id for e in events])
-    found = list(
-        stored.order_by("version").values_list("position", "version", "event_id", "stream", "type")
-    )
+    stored = StoredEvent.objects.using(alias).filter(event_id__in=batch.event_ids)
+    facts = ("event_id", "stream", "type", "type_version", Cast("data", TextField()))
+    found = list(stored.order_by("version").values_list("position", "version", *facts))
     if not found:
         return None
-    asked = [(each.event_id, stream, each.type) for each in events]
-    if [tuple(same) for _, _, *same in found] != asked:
+    asked = zip(
+        *(batch.event_ids, batch.streams, batch.types, batch.type_versions, batch.data), strict=True
+    )
+    if len(found) != len(batch.event_ids) or not all(
+        _is_same(event[2:], new) for event, new in zip(found, asked, strict=True)
+    ):
         raise EventConflict(
-            stream=stream, event_ids=[each[2] for each in found], events=len(events)
+            stream=batch.streams[0],
+            event_ids=[each[2] for each in found],
+            events=len(batch.event_ids),
         )
     return AppendResult(found[-1][1], tuple(position for position, *_ in found), True)
+
+
+def _is_same(stored: tuple[Any, ...], new: tuple[Any, ...]) -> bool:
+    """Compare id, stream, type, version of the type, and the data if that version is the same.
+
+    Numbers as they are written: PostgreSQL gives 1.5e300 back as an integer of 301 digits.
+    """
+    *facts, version, data = stored
+    *new_facts, new_version, new_data = new
+    return facts == new_facts and (version != new_version or _exact(data) == _exact(new_data))
+
+
+def _exact(text: str) -> Any:
+    return json.loads(text, parse_float=Decimal, parse_int=Decimal)

@@ -1,7 +1,6 @@
 """What goes into one append: events within their limits, as columns for the driver."""
 
 import json
-import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +8,7 @@ from typing import Any
 
 from dbpatterns.eventstore.errors import InvalidEvents
 from dbpatterns.eventstore.upcasting import current_version
-from dbpatterns.exact_json import ExactJSONEncoder
+from dbpatterns.exact_json import storable_json
 
 __all__ = ["MAX_BYTES", "MAX_EVENTS", "Batch", "NewEvent"]
 
@@ -17,7 +16,6 @@ MAX_EVENTS = 1_000
 """Events of one append."""
 MAX_BYTES = 1_000_000
 """Their data and metadata together, as JSON in UTF-8."""
-_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +94,6 @@ def _encode(event: NewEvent, value: Mapping[str, Any]) -> str:
     if not isinstance(value, Mapping):
         raise InvalidEvents(f"{event.type!r} has {type(value).__name__}, not a dict, as data.")
     try:
-        text = json.dumps(
-            value, cls=ExactJSONEncoder, ensure_ascii=False, allow_nan=False, separators=(",", ":")
-        )
-        text.encode()
+        return storable_json(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidEvents(f"The data of {event.type!r} is no JSON: {error}.") from error
-    if _NUL.search(text):
-        raise InvalidEvents(f"The data of {event.type!r} has a NUL, which jsonb cannot store.")
-    return text

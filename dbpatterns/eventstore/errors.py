@@ -1,7 +1,9 @@
 """What the event store refuses. Nothing was written, and a transaction around it stays usable."""
 
+import copyreg
 import uuid
 from collections.abc import Collection
+from typing import Any
 
 from django.db import DatabaseError
 
@@ -12,13 +14,17 @@ __all__ = [
     "EventConflict",
     "EventStoreError",
     "InvalidEvents",
+    "InvalidState",
     "UnknownEventVersion",
     "WrongExpectedVersion",
 ]
 
 
 class EventStoreError(DBPatternsError):
-    """Any error of the event store."""
+    """Any error of the event store. It can be pickled, and so come from another process."""
+
+    def __reduce__(self) -> Any:
+        return copyreg.__newobj__, (type(self), *self.args), vars(self)  # type: ignore[attr-defined]
 
 
 class WrongExpectedVersion(EventStoreError, DatabaseError):
@@ -55,8 +61,17 @@ class InvalidEvents(EventStoreError, ValueError):
         self.limit = limit
 
 
+class InvalidState(EventStoreError, ValueError):
+    """A stream's state cannot be kept as a snapshot: it is no JSON, or would not come back so."""
+
+    def __init__(self, message: str, *, stream: str, kind: str) -> None:
+        super().__init__(message)
+        self.stream = stream
+        self.kind = kind
+
+
 class EventConflict(EventStoreError):
-    """Some ids of a batch are stored, but not as this batch: it is no repetition."""
+    """Some ids of a batch are stored, but not as this batch: other types, data or another order."""
 
     def __init__(self, *, stream: str, event_ids: Collection[uuid.UUID], events: int) -> None:
         named = ", ".join(sorted(map(str, event_ids))[:3])

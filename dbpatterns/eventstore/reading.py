@@ -14,7 +14,8 @@ higher position that was hidden then and is passed by now, or the other way roun
 
 So the order here is (transaction id, position), and a reader sees only what is below
 `pg_snapshot_xmin`, the oldest transaction still running: whoever is to come has a higher id. The
-price: a transaction that stays open, anywhere on the server, holds all readers; see `horizon`.
+price: a transaction that stays open or prepared, anywhere on the server, holds all readers; see
+`horizon`.
 SQLite has one writer at a time, so there the position alone is the order.
 
 Source: PostgreSQL documentation, "System Information Functions", pg_snapshot_xmin.
@@ -74,7 +75,9 @@ class Horizon:
     holder_pid: int | None
     """The server process of the oldest transaction that has written; None if none has."""
     holder_seconds: float
-    """How long that one has been open."""
+    """How long that one has been open, or prepared."""
+    holder_gid: str | None = None
+    """Its name, if it was prepared for a commit in two phases and has no process any more."""
 
 
 def read(
@@ -111,7 +114,7 @@ def read_all(
     if limit < 1:
         raise UsageError(f"A page has at least 1 event, not {limit}.")
     alias = using or router.db_for_write(StoredEvent)
-    epoch = _epoch(alias)
+    epoch = epoch_of(alias)
     if after is not None and after.epoch != epoch:
         raise EpochChanged(
             f"The checkpoint is of epoch {after.epoch}, and the store in {alias!r} is in epoch "
@@ -136,6 +139,9 @@ def read_all(
 def horizon(*, using: str | None = None) -> Horizon:
     """Tell what readers of all streams wait for; two queries, none on SQLite, where they never do.
 
+    A transaction that was prepared for a commit in two phases, and forgotten, holds them for ever,
+    after a restart of the server too: end it by COMMIT PREPARED or ROLLBACK PREPARED, with its
+    `holder_gid`, in the database of `pg_prepared_xacts`.
     Others' processes need the rights of `pg_read_all_stats` to be timed.
     """
     alias = using or router.db_for_write(StoredEvent)
@@ -149,19 +155,21 @@ def horizon(*, using: str | None = None) -> Horizon:
         )
         hidden = cursor.fetchone()[0]
         cursor.execute(
-            "SELECT pid, coalesce(extract(epoch FROM clock_timestamp() - xact_start), 0)::float "
-            "FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid() "
-            "ORDER BY age(backend_xid) DESC LIMIT 1"
+            "SELECT pid, coalesce(extract(epoch FROM clock_timestamp() - since), 0)::float, gid "
+            "FROM (SELECT pid, xact_start, NULL, backend_xid FROM pg_stat_activity "
+            "WHERE pid <> pg_backend_pid() UNION ALL "
+            "SELECT NULL, prepared, gid, transaction FROM pg_prepared_xacts) "
+            "AS open (pid, since, gid, xid) WHERE xid IS NOT NULL ORDER BY age(xid) DESC LIMIT 1"
         )
-        pid, seconds = cursor.fetchone() or (None, 0.0)
-    return Horizon(hidden, pid, seconds)
+        pid, seconds, gid = cursor.fetchone() or (None, 0.0, None)
+    return Horizon(hidden, pid, seconds, gid)
 
 
 def new_epoch(*, using: str | None = None) -> uuid.UUID:
     """Declare that the events were restored from a dump, and return the new epoch.
 
     Their transaction ids are the old server's, so they are set to 0: their order is that of their
-    positions from now on, all projections begin again, and checkpoints of before are refused.
+    positions from now on, and checkpoints of before are refused: rebuild the projections.
     Rewrites the table under a lock that keeps out all who append.
     """
     alias = using or router.db_for_write(StoredEvent)
@@ -179,7 +187,7 @@ def new_epoch(*, using: str | None = None) -> uuid.UUID:
     return epoch
 
 
-def _epoch(alias: str) -> uuid.UUID:
+def epoch_of(alias: str) -> uuid.UUID:
     """Return the store's epoch, made when first asked for; one query."""
     rows = EventStoreEpoch.objects.using(alias).annotate(here=_server(alias))
     row = rows.first()

@@ -11,8 +11,10 @@ from typing import Any
 
 from django.db import router
 
+from dbpatterns.eventstore.errors import InvalidState
 from dbpatterns.eventstore.models import StreamSnapshot
 from dbpatterns.eventstore.reading import RecordedEvent, read
+from dbpatterns.exact_json import storable_json
 
 __all__ = ["Apply", "replay", "save_snapshot"]
 
@@ -43,7 +45,19 @@ def replay(
 def save_snapshot(
     stream: str, kind: str, version: int, state: dict[str, Any], *, using: str | None = None
 ) -> None:
-    """Keep a state that `replay` returned, unless a later one is kept; two statements at most."""
+    """Keep a state that `replay` returned, unless a later one is kept; two statements at most.
+
+    Raises: InvalidState: it has NaN, a key that is not text, or other things that are no JSON.
+    """
+    try:
+        storable_json(state)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidState(
+            f"The state {kind!r} of stream {stream!r} is no JSON: {error}. Keep numbers as "
+            "numbers or text, and let keys be text.",
+            stream=stream,
+            kind=kind,
+        ) from error
     alias = using or router.db_for_write(StreamSnapshot)
     snapshots = StreamSnapshot.objects.using(alias)
     kept = snapshots.filter(stream=stream, kind=kind)

@@ -1,14 +1,15 @@
-"""A claim that fails at once instead of waiting for another's: PostgreSQL's way, and SQLite's."""
+"""A claim that fails at once instead of waiting for another's, or when the session's time to wait
+is over: PostgreSQL's way, and SQLite's."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from django.db import OperationalError, connections
 
 from dbpatterns.idempotency.models import IdempotencyKey
 
-__all__ = ["Busy", "at_once"]
+__all__ = ["Busy", "claiming"]
 
 Claim = Callable[[], AbstractContextManager[None]]
 
@@ -18,23 +19,37 @@ class Busy(Exception):
 
 
 @contextmanager
-def at_once(alias: str, *, is_wanted: bool) -> Iterator[Claim]:
-    """Yield what to put around the statement that shall not wait; enter it before BEGIN.
+def claiming(alias: str, *, wait: bool) -> Iterator[Claim]:
+    """Yield what to put around each statement of a claim; enter it before BEGIN.
 
     The session's own timeouts hold again after the statement, and after an error.
-    Raises: Busy: it would have waited.
+    Raises: Busy: it would have waited, or has, for longer than the session allows.
     """
-    if not is_wanted:
-        yield nullcontext
-    elif connections[alias].vendor == "sqlite":
-        with _sqlite(connections[alias]) as claim:
+    connection = connections[alias]
+    if connection.vendor == "sqlite":
+        with _sqlite(connection, wait=wait) as claim:
             yield claim
     else:
-        yield lambda: _postgresql(connections[alias])
+        yield lambda: _patient() if wait else _impatient(connection)
 
 
 @contextmanager
-def _postgresql(connection: Any) -> Iterator[None]:
+def _patient() -> Iterator[None]:
+    """No statement. A `lock_timeout` that ends a wait for the table is not another's request.
+
+    Only a wait for a row has a context, such as "while inserting index tuple".
+    """
+    try:
+        yield
+    except OperationalError as error:
+        cause: Any = error.__cause__
+        if getattr(cause, "sqlstate", None) == "55P03" and cause.diag.context:
+            raise Busy from error
+        raise
+
+
+@contextmanager
+def _impatient(connection: Any) -> Iterator[None]:
     """One statement before and one after; a rollback undoes the setting by itself.
 
     The first also locks the table as an INSERT does, and waits for that as any statement may, so
@@ -57,9 +72,10 @@ def _postgresql(connection: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _sqlite(connection: Any) -> Iterator[Claim]:
+def _sqlite(connection: Any, *, wait: bool) -> Iterator[Claim]:
     """BEGIN may wait as well, so the timeout is off from before it until the claim is made."""
     is_claiming = True
+    before = None
 
     @contextmanager
     def claim() -> Iterator[None]:
@@ -68,13 +84,15 @@ def _sqlite(connection: Any) -> Iterator[Claim]:
         is_claiming = False
         set_timeout(before)
 
-    def set_timeout(milliseconds: int) -> None:
-        with connection.cursor() as cursor:
-            cursor.execute(f"PRAGMA busy_timeout = {milliseconds:d}")
+    def set_timeout(milliseconds: int | None) -> None:
+        if milliseconds is not None:
+            with connection.cursor() as cursor:
+                cursor.execute(f"PRAGMA busy_timeout = {milliseconds:d}")
 
-    with connection.cursor() as cursor:
-        before = cursor.execute("PRAGMA busy_timeout").fetchone()[0]
-    set_timeout(0)
+    if not wait:
+        with connection.cursor() as cursor:
+            before = cursor.execute("PRAGMA busy_timeout").fetchone()[0]
+        set_timeout(0)
     try:
         yield claim
     except OperationalError as error:

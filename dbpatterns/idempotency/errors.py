@@ -1,5 +1,8 @@
 """What can be wrong with a key."""
 
+import copyreg
+from typing import Any
+
 from dbpatterns.errors import DBPatternsError
 
 __all__ = [
@@ -11,12 +14,15 @@ __all__ = [
 
 
 class IdempotencyError(DBPatternsError):
-    """A key that cannot be used as it was. Nothing was written."""
+    """A key that cannot be used as it was. Nothing was written. It can be pickled."""
 
     def __init__(self, message: str, *, scope: str, key: str) -> None:
         super().__init__(message)
         self.scope = scope
         self.key = key
+
+    def __reduce__(self) -> Any:
+        return copyreg.__newobj__, (type(self), *self.args), vars(self)  # type: ignore[attr-defined]
 
 
 class IdempotencyConflict(IdempotencyError):
@@ -44,12 +50,12 @@ class IdempotencyInProgress(IdempotencyError):
 
 
 class InvalidIdempotencyKey(IdempotencyError, ValueError):
-    """The key or its scope is empty, too long, or has a NUL in it: HTTP 400."""
+    """The key or its scope is empty, too long, has a NUL in it or is no Unicode: HTTP 400."""
 
     def __init__(self, *, scope: str, key: str, longest: int) -> None:
         super().__init__(
             f"Key {key[:40]!r} of {scope[:40]!r} cannot be stored: both need 1 to {longest} "
-            "characters and no NUL. A UUID is a good key.",
+            "characters of Unicode and no NUL. A UUID is a good key.",
             scope=scope,
             key=key,
         )

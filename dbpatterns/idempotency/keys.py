@@ -19,6 +19,7 @@ documentation, "INSERT", on ON CONFLICT DO NOTHING.
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
@@ -28,8 +29,8 @@ from django.utils import timezone
 
 from dbpatterns import telemetry
 from dbpatterns.errors import UsageError
-from dbpatterns.exact_json import ExactJSONEncoder
-from dbpatterns.idempotency._waiting import Busy, at_once
+from dbpatterns.exact_json import exact_json
+from dbpatterns.idempotency._waiting import Busy, claiming
 from dbpatterns.idempotency.conf import IdempotencySettings
 from dbpatterns.idempotency.errors import (
     IdempotencyConflict,
@@ -78,20 +79,21 @@ def run_once(
         expires_in: how long to remember the answer; `EXPIRES_SECONDS` if not given.
         using: the database that `work` writes to.
     Raises: IdempotencyConflict: the key was used with another fingerprint.
-        IdempotencyInProgress: `wait` is false and a request with the key is running.
-        InvalidIdempotencyKey: empty, too long, or with a NUL. UsageError: `work` returned what
-            is no JSON, or used its own key.
+        IdempotencyInProgress: a request with the key is running, and `wait` is false or the
+            session's `lock_timeout` (on SQLite its busy timeout) has passed.
+        InvalidIdempotencyKey: empty, too long, with a NUL, or no Unicode. UsageError: `work`
+            returned what is no JSON (NaN and keys that are not text are none), or used its own
+            key.
     """
-    longest = IdempotencyKey.LONGEST
-    if not all(0 < len(text) <= longest and "\0" not in text for text in (scope, key)):
-        raise InvalidIdempotencyKey(scope=scope, key=key, longest=longest)
+    if not all(map(_is_storable, (scope, key))):
+        raise InvalidIdempotencyKey(scope=scope, key=key, longest=IdempotencyKey.LONGEST)
     alias = using or router.db_for_write(IdempotencyKey)
     expected = _hash(fingerprint)
     lifetime = expires_in
     if lifetime is None:
         lifetime = timedelta(seconds=IdempotencySettings.load().expires_seconds)
     try:
-        with at_once(alias, is_wanted=not wait) as claim, transaction.atomic(using=alias):
+        with claiming(alias, wait=wait) as claim, transaction.atomic(using=alias):
             while True:
                 with claim():
                     row = _claim(alias, scope, key, expected, timezone.now() + lifetime)
@@ -115,12 +117,27 @@ def run_once(
 def purge(*, using: str | None = None, batch_size: int = 500) -> int:
     """Delete up to `batch_size` expired keys, the oldest first, and return how many.
 
-    Two statements. Call it until it returns 0, or run `purge_idempotency_keys`.
+    Two statements. Call it until it returns 0, or run `purge_idempotency_keys`. Waits for nobody:
+    keys that another purge deletes, or a request uses anew, are left to them.
     """
-    keys = IdempotencyKey.objects.using(using or router.db_for_write(IdempotencyKey))
-    expired = keys.filter(expires_at__lte=timezone.now())
-    found = list(expired.order_by("expires_at").values_list("pk", flat=True)[:batch_size])
-    return expired.filter(pk__in=found).delete()[0]
+    alias = using or router.db_for_write(IdempotencyKey)
+    expired = IdempotencyKey.objects.using(alias).filter(expires_at__lte=timezone.now())
+    oldest = expired.order_by("expires_at").values_list("pk", flat=True)
+    # SQLite has no row locks, and one that reads before it writes may not wait for its lock.
+    has_locks = connections[alias].features.has_select_for_update_skip_locked
+    with transaction.atomic(using=alias) if has_locks else nullcontext():
+        found = list(oldest.select_for_update(skip_locked=has_locks)[:batch_size])
+        return expired.filter(pk__in=found).delete()[0]
+
+
+def _is_storable(text: str) -> bool:
+    if not 0 < len(text) <= IdempotencyKey.LONGEST or "\0" in text:
+        return False
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return True
 
 
 def _claim(alias: str, scope: str, key: str, fingerprint: str, expires_at: Any) -> int | None:
@@ -172,7 +189,7 @@ def _hash(fingerprint: object) -> str:
 
 def _encode(value: object, *, sort_keys: bool = False) -> str:
     try:
-        return json.dumps(value, cls=ExactJSONEncoder, sort_keys=sort_keys, allow_nan=False)
+        return exact_json(value, sort_keys=sort_keys)
     except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(
             f"{type(value).__name__} is no JSON ({error}): the answer is kept as JSON, and so is "

@@ -146,6 +146,7 @@ class TransferViewSet(ShardedViewSet[Transfer]):
             amount=values["amount"],
             idempotency_key=key,
             memo=values["memo"],
+            staff=request.user.pk if self.reach.customer_id is None else None,
         )
         return Response(
             TransferSerializer(booked).data,

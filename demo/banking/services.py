@@ -1,11 +1,18 @@
 """What a customer may order: money moved now, and again and again."""
 
+from functools import partial
 from typing import Any
 
 from demo.banking.models import Account, StandingOrder, Transfer
 from demo.banking.reach import Reach
 from demo.banking.repositories import Shard, StandingOrderRepository
-from demo.banking.transfers import Refusal, TransferRefused, find_account, transfer
+from demo.banking.transfers import (
+    Refusal,
+    TransferRefused,
+    find_account,
+    transfer,
+    transfer_by_staff,
+)
 
 __all__ = ["PaymentService", "UnknownBank"]
 
@@ -40,17 +47,18 @@ class PaymentService:
         amount: int,
         idempotency_key: str,
         memo: str = "",
+        staff: int | None = None,
     ) -> tuple[Transfer, bool]:
         """Move `amount` minor units once per key; return the transfer and whether it is new.
 
-        The transfer has its accounts loaded, as they were before. Cost: one query for the payee,
+        The key is the payer's customer's, or that of the user whose number is `staff`. The
+        transfer has its accounts loaded, as they were before. Cost: one query for the payee,
         or one a shard, and those of `transfer`.
         Raises: TransferRefused.
         """
         to = self._payee(payee, near=payer._state.db, reach=reach)
-        booked, is_new = transfer(
-            payer, to, amount=amount, idempotency_key=idempotency_key, memo=memo
-        )
+        move = transfer if staff is None else partial(transfer_by_staff, staff)
+        booked, is_new = move(payer, to, amount=amount, idempotency_key=idempotency_key, memo=memo)
         booked.payer, booked.payee = payer, to  # the same rows, already read
         return booked, is_new
 

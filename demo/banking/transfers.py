@@ -11,12 +11,20 @@ from dbpatterns.idempotency.errors import IdempotencyConflict
 from dbpatterns.idempotency.keys import run_once
 from dbpatterns.ledger import errors
 from dbpatterns.ledger.transfers import transfer as book
+from dbpatterns.sharding import shards
 from demo.banking.events import Movement, record
 from demo.banking.models import Account, Transfer
 from demo.banking.money import format_amount
 from demo.banking.repositories import AccountRepository, Shard
 
-__all__ = ["Refusal", "TransferRefused", "find_account", "refused", "transfer"]
+__all__ = [
+    "Refusal",
+    "TransferRefused",
+    "find_account",
+    "refused",
+    "transfer",
+    "transfer_by_staff",
+]
 
 
 class Refusal(StrEnum):
@@ -56,10 +64,10 @@ def transfer(
 ) -> tuple[Transfer, bool]:
     """Move `amount` minor units once per key; return the transfer and whether it is new.
 
-    The key is the payer's customer's; who sends it while the first is under way waits for that
-    one. A refusal leaves no trace, so its key may be tried again. Cost: one transaction of seven
-    statements on PostgreSQL, four if the key came before; locks the key's row, then both accounts
-    in the order of the ledger's ids.
+    The key is the payer's customer's, and two of them may have the same; who sends it while the
+    first is under way waits for that one. A refusal leaves no trace, so its key may be tried again.
+    Cost: one transaction of seven statements on PostgreSQL, four if the key came before; locks the
+    key's row, then both accounts in the order of the ledger's ids.
     Raises: TransferRefused. InvalidAmount: the ledger's, for what no caller should send.
     """
     if payer.customer_id is None:
@@ -117,6 +125,38 @@ def transfer(
     except errors.TransferError as error:
         raise refused(error, payer, payee) from error
     return shard.transfers.answered(outcome.value), is_new
+
+
+def transfer_by_staff(
+    staff: int, payer: Account, payee: Account, *, amount: int, idempotency_key: str, memo: str = ""
+) -> tuple[Transfer, bool]:
+    """Do as `transfer`, with a key that is one user's: for another payer it is refused too.
+
+    It is claimed for all payers on the first shard, in a transaction around the transfer's own:
+    three statements more. Who is killed between the two commits leaves a key that is the payer's
+    customer's alone: sent again for the same payer it still moves nothing.
+    Raises: TransferRefused. InvalidAmount.
+    """
+    made: list[tuple[Transfer, bool]] = []
+
+    def move() -> None:
+        made.append(
+            transfer(payer, payee, amount=amount, idempotency_key=idempotency_key, memo=memo)
+        )
+
+    try:
+        run_once(
+            f"staff:{staff}",
+            idempotency_key,
+            [str(payer.pk), str(payee.pk), amount, memo],
+            move,
+            using=shards()[0],
+        )
+    except IdempotencyConflict as error:
+        raise _key_reused(idempotency_key) from error
+    if not made:  # it was done before, and gives its answer again
+        move()
+    return made[0]
 
 
 def refused(error: errors.TransferError, payer: Account, payee: Account) -> TransferRefused:

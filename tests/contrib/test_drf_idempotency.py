@@ -13,12 +13,15 @@ from typing import IO, Any
 import pytest
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AnonymousUser
+from django.http import HttpResponse, HttpResponseRedirect, JsonResponse, StreamingHttpResponse
+from django.template.response import TemplateResponse
+from django.test import override_settings
 from django.urls import path
 from rest_framework.exceptions import ValidationError
 from rest_framework.generics import CreateAPIView
 from rest_framework.parsers import JSONParser, MultiPartParser
 from rest_framework.permissions import AllowAny, IsAuthenticated
-from rest_framework.renderers import JSONRenderer
+from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.serializers import ModelSerializer
@@ -27,6 +30,7 @@ from rest_framework.views import APIView, exception_handler
 from rest_framework.viewsets import ViewSet
 
 from dbpatterns.contrib.drf_idempotency import IdempotencyMixin
+from dbpatterns.errors import UsageError
 from tests.http import Answer, post, serving
 from tests.processes import in_threads, locks_waited_for, until
 from tests.testapp.models import Effect
@@ -70,15 +74,19 @@ def send(
     method: str = "post",
     path: str = "/",
     format: str = "json",
+    headers: dict[str, str] | None = None,
     **kwargs: Any,
-) -> Response:
-    headers = {} if key is None else {"Idempotency-Key": key}
+) -> Any:
+    headers = {**(headers or {}), **({} if key is None else {"Idempotency-Key": key})}
     make = getattr(APIRequestFactory(), method)
     request = make(path, body or {"key": "a"}, format=format, headers=headers)
+    return call(view, request, user, **kwargs)
+
+
+def call(view: Any, request: Any, user: Any, **kwargs: Any) -> Any:
     force_authenticate(request, user=user)
-    answer: Response = (view.as_view() if isinstance(view, type) else view)(request, **kwargs)
-    answer.render()
-    return answer
+    answer = (view.as_view() if isinstance(view, type) else view)(request, **kwargs)
+    return answer.render() if isinstance(answer, Response) else answer
 
 
 def test_without_the_mixin_a_repeated_request_pays_twice(eva: Any) -> None:
@@ -150,7 +158,7 @@ def test_a_key_may_be_left_out_where_it_is_not_required(eva: Any) -> None:
     send(Free, eva, key=None)
     send(Free, eva, key=None)
     assert Effect.objects.count() == 2
-    assert send(Free, eva).data == send(Free, eva).data
+    assert send(Free, eva).content == send(Free, eva).content
     assert Effect.objects.count() == 3
 
 
@@ -223,9 +231,183 @@ def test_a_form_that_authentication_reads_as_a_stream_is_told_apart_too(eva: Any
 
     first = send(Reading, eva, format="multipart")
     assert first.status_code == 201, first.data
-    assert first.data == send(Reading, eva, format="multipart").data
+    assert first.content == send(Reading, eva, format="multipart").content
     assert send(Reading, eva, format="multipart", body={"key": "b"}).status_code == 422
     assert Effect.objects.count() == 1
+
+
+class Echo(BaseRenderer):
+    """Says what it was given, as no other renderer would."""
+
+    media_type, format, charset = "text/plain", "txt", "utf-8"
+
+    def render(self, data: Any, media_type: Any = None, context: Any = None) -> str:
+        response = context["response"]
+        return f"{sorted(data)} {response.template_name} {response.status_code}"
+
+
+def answering(*answers: Any) -> type[APIView]:
+    """A view that writes, and gives its one answer: a second call of its handler is an error."""
+    left = list(answers)
+
+    class Answering(Pay):
+        renderer_classes = [JSONRenderer, Echo]
+
+        def post(self, request: Request, **kwargs: Any) -> Any:
+            Effect.objects.create(key="a")
+            return left.pop()
+
+    return Answering
+
+
+def with_cookies(answer: Any) -> Any:
+    answer.set_cookie("seen", "a b;ü", max_age=60, httponly=True, samesite="Lax", secure=True)
+    answer.set_cookie("plain", "1", expires=datetime(2030, 1, 2, tzinfo=UTC))
+    answer.delete_cookie("gone")
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "content_type"),
+    [
+        (
+            lambda: Response({"a": 1}, 202, content_type="application/hal+json"),
+            "application/hal+json",
+        ),
+        (lambda: Response({"b": 1}, 201, "page.html"), "application/json"),
+        (lambda: Response(status=204), None),
+        (lambda: JsonResponse({"c": "ü"}, status=201), "application/json"),
+        (
+            lambda: HttpResponse(b"\xff\0", content_type="image/png", headers={"X-A": "1"}),
+            "image/png",
+        ),
+        (lambda: HttpResponseRedirect("/there/"), "text/html; charset=utf-8"),
+    ],
+    ids=["content type", "template", "nothing", "JSON", "bytes", "redirect"],
+)
+def test_the_first_answer_goes_out_as_it_is_and_so_does_a_replay(
+    eva: Any, answer: Callable[[], Any], content_type: str | None
+) -> None:
+    given = with_cookies(answer())
+    view = answering(given)
+    first, second = send(view, eva), send(view, eva)
+    assert first is given
+    assert first.get("Content-Type") == content_type
+    assert dict(second.items()) == {**dict(first.items()), "Idempotency-Replayed": "true"}
+    assert (second.status_code, second.content) == (first.status_code, first.content)
+    assert len(first.cookies) == 3
+    assert second.cookies.output() == first.cookies.output()
+    assert Effect.objects.count() == 1
+
+
+def test_a_replay_is_rendered_as_the_second_request_asks_with_the_template_of_the_first(
+    eva: Any,
+) -> None:
+    view = answering(Response({"b": 1}, 201, "page.html"))
+    assert send(view, eva).content == b'{"b":1}'
+    again = send(view, eva, headers={"Accept": "text/plain"})
+    assert again.content == b"['b'] page.html 201"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        StreamingHttpResponse([b"a"]),
+        TemplateResponse(APIRequestFactory().get("/"), "page.html"),
+        None,
+        Response({"a": object()}),
+        Response({"a": float("nan")}),
+        Response({"a": "\ud800"}),
+    ],
+    ids=["stream", "template", "None", "object", "NaN", "surrogate"],
+)
+@pytest.mark.django_db(transaction=True)
+def test_what_cannot_be_kept_is_told_and_undoes_the_work(eva: Any, answer: Any) -> None:
+    with pytest.raises(UsageError, match=r"kept|no JSON"):
+        send(answering(answer), eva)
+    assert not Effect.objects.exists()
+    assert send(Pay, eva).status_code == 201
+
+
+def test_a_plain_answer_that_is_an_error_undoes_the_work_too(eva: Any) -> None:
+    answer = send(answering(StreamingHttpResponse([b"full"], status=409)), eva)
+    assert (answer.status_code, b"".join(answer)) == (409, b"full")
+    assert not Effect.objects.exists()
+    assert send(Pay, eva).status_code == 201
+
+
+FORM = (
+    '--{0}\r\nContent-Disposition: form-data; name="key"\r\n\r\na\r\n'
+    '--{0}\r\nContent-Disposition: form-data; name="file"; filename="f.txt"\r\n'
+    "Content-Type: text/plain\r\n\r\n{1}\r\n--{0}--\r\n"
+)
+
+
+class Upload(Pay):
+    def post(self, request: Request, **kwargs: Any) -> Response:
+        Effect.objects.create(key=request.data["key"])
+        return Response({"bytes": len(request.data["file"].read())})
+
+
+def upload(eva: Any, text: str, boundary: str = "one") -> Any:
+    body = FORM.format(boundary, text).encode()
+    make = APIRequestFactory().generic
+    form = f"multipart/form-data; boundary={boundary}"
+    request = make("POST", "/", body, form, headers={"Idempotency-Key": "k"})
+    try:
+        return call(Upload, request, eva)
+    finally:
+        request.close()  # and with it the file, as a server does
+
+
+def test_a_file_may_be_larger_than_what_is_held_in_memory(eva: Any) -> None:
+    with override_settings(DATA_UPLOAD_MAX_MEMORY_SIZE=50, FILE_UPLOAD_MAX_MEMORY_SIZE=50):
+        assert [upload(eva, "x" * 5_000).data for _ in range(2)] == [{"bytes": 5_000}] * 2
+        assert upload(eva, "x" * 4_999 + "y").status_code == 422
+    assert Effect.objects.count() == 1
+
+
+def test_a_form_that_is_made_anew_is_the_same_request(eva: Any) -> None:
+    assert upload(eva, "text", "one").status_code == 200
+    assert upload(eva, "text", "another").headers["Idempotency-Replayed"] == "true"
+    assert upload(eva, "other", "one").status_code == 422
+    assert Effect.objects.count() == 1
+
+
+def test_a_form_that_is_none_is_400(eva: Any) -> None:
+    make = APIRequestFactory().generic
+    headers = {"Idempotency-Key": "k"}
+    request = make("POST", "/", b"nothing", "multipart/form-data", headers=headers)
+    assert call(Upload, request, eva).status_code == 400
+    assert not Effect.objects.exists()
+
+
+class Nested(MultiPartParser):
+    """A parser that makes other things of a form than a QueryDict, as some do."""
+
+    def parse(self, *args: Any, **kwargs: Any) -> Any:
+        parsed: Any = super().parse(*args, **kwargs)
+        return {"key": "a", "files": [{"file": parsed.files["file"]}, ("b", 1)]}
+
+
+def test_parts_are_told_apart_whatever_a_parser_makes_of_them(
+    eva: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Upload, "parser_classes", [Nested])
+    monkeypatch.setattr(Upload, "post", Pay.post)
+    assert upload(eva, "text", "one").status_code == 201
+    assert upload(eva, "text", "another").status_code == 201
+    assert upload(eva, "other").status_code == 422
+    assert Effect.objects.count() == 1
+
+
+def test_another_body_that_is_too_large_is_413_and_does_nothing(eva: Any) -> None:
+    with override_settings(DATA_UPLOAD_MAX_MEMORY_SIZE=50):
+        answer = send(Pay, eva, body={"key": "a" * 50})
+        assert answer.status_code == 413
+        assert "more than 50 bytes" in str(answer.data)
+        assert send(Pay, None, body={"key": "a" * 50}).status_code in (401, 403)
+    assert not Effect.objects.exists()
 
 
 class Slow(Pay):

@@ -13,6 +13,7 @@ from rest_framework.authtoken.models import Token
 from rest_framework.test import APIClient
 from rest_framework.throttling import SimpleRateThrottle
 
+from dbpatterns.idempotency.models import IdempotencyKey
 from dbpatterns.ledger import models as ledger
 from dbpatterns.sharding import shards
 from demo.banking.models import Account, Entry, StandingOrderExecution, Transfer
@@ -80,6 +81,34 @@ def test_the_same_key_for_another_transfer_is_refused(
 def test_two_customers_may_use_the_same_key(api_bank: Bank) -> None:
     assert pay(api_bank).status_code == 201
     assert pay(api_bank, "bob", payer="bob-1", payee="alice-1").status_code == 201
+
+
+def test_a_key_of_staff_is_refused_for_another_payer(api_bank: Bank) -> None:
+    assert pay(api_bank, "staff").status_code == 201
+    again = pay(api_bank, "staff")
+    assert (again.status_code, again.headers["Idempotency-Replayed"]) == (200, "true")
+    elsewhere = {"payer": "carol-1", "payee": api_bank.residents[-1].number}
+    for change in ({"payer": "bob-1", "payee": "alice-1"}, elsewhere, {"amount": "1"}):
+        answer = pay(api_bank, "staff", **change)
+        assert answer.status_code == 422
+        assert answer.json()["type"] == "/problems/idempotency-key-reused"
+    assert balances(api_bank) == (75_480, 124_520)
+    assert pay(api_bank, "staff", key="2", **elsewhere).status_code == 201
+    assert pay(api_bank, "staff", key="2").status_code == 422
+
+
+def test_a_refused_key_of_staff_is_free_for_another_payer(api_bank: Bank) -> None:
+    assert pay(api_bank, "staff", amount="1000.01").status_code == 422
+    assert pay(api_bank, "staff", payer="bob-1", payee="alice-1").status_code == 201
+
+
+def test_a_key_of_staff_that_was_forgotten_moves_nothing_again(api_bank: Bank) -> None:
+    first = pay(api_bank, "staff")
+    for alias in shards():
+        IdempotencyKey.objects.using(alias).all().delete()
+    again = pay(api_bank, "staff")
+    assert (again.status_code, again.content) == (200, first.content)
+    assert balances(api_bank) == (75_480, 124_520)
 
 
 @pytest.mark.parametrize("key", [None, "", "a b", "x" * 101, "käse", "tab\there", "nul\0"])

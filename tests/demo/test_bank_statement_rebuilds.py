@@ -257,7 +257,7 @@ call_command(rebuild_projection.Command(), "statements", *options)
         ("rebuild_projection.Command.pause = die", 4),
         ("Statements.apply_page = apply_and_die", 4),
         ("rebuild_projection.go_live = die", 12),
-        ("rebuild_projection.sweep = die", 0),
+        ("rebuild_projection.sweep = die", 12),
     ],
     ids=["between pages", "rows written, page not committed", "before it is live", "not swept"],
 )

@@ -212,6 +212,9 @@ big = "ü" * (MAX_BYTES // 2)
         ("s", [NewEvent("T", {"x": object()})], "no JSON"),
         ("s", [NewEvent("T", {"x": float("nan")})], "no JSON"),
         ("s", [NewEvent("T", {"x": "\ud800"})], "no JSON"),
+        ("s", [NewEvent("T", {1: "x"})], "the key 1 is not text"),  # type: ignore[dict-item]
+        ("s", [NewEvent("T", {"x": [({}, {None: 1})]})], "the key None is not text"),
+        ("s", [NewEvent("T", {}, {"x": {True: 1}})], "the key True is not text"),
         ("s", [NewEvent("T", {"x": "\\\0"})], "has a NUL"),
         ("s", [NewEvent("T", {"\0": 1})], "has a NUL"),
         ("s", [NewEvent("T", [1])], "not a dict"),  # type: ignore[arg-type]
@@ -263,6 +266,30 @@ def test_another_event_under_a_stored_id_is_a_conflict() -> None:
     append("s", [NewEvent("Paid", {"amount": 1}, event_id=a)], expected_version=0)
     with pytest.raises(EventConflict):
         append("s", [NewEvent("Refunded", {"amount": 1}, event_id=a)], expected_version=0)
+
+
+@pytest.mark.django_db
+def test_other_data_under_a_stored_id_is_a_conflict() -> None:
+    append("s", [NewEvent("Paid", {"amount": 1}, event_id=a)], expected_version=0)
+    with pytest.raises(EventConflict, match="new events new ids"):
+        append("s", [NewEvent("Paid", {"amount": 100}, event_id=a)], expected_version=0)
+    assert StoredEvent.objects.get().data == {"amount": 1}
+
+
+@pytest.mark.django_db
+def test_the_same_data_is_a_repetition_however_it_is_written() -> None:
+    at = datetime(2026, 1, 2, tzinfo=UTC)
+    data = {"b": 1.5e300, "a": [0.1, 1e-7, -0.0, 2**70, "ü\u2028😀", None, True, at], "c": {}}
+    twin = {"c": {}, "a": (*data["a"],), "b": 1.5e300}  # type: ignore[misc]
+    append("s", [NewEvent("T", data, {"try": 1}, a)], expected_version=0)
+    assert append("s", [NewEvent("T", twin, {"try": 2}, a)], expected_version=0).is_replay
+
+
+@pytest.mark.django_db
+def test_data_is_not_compared_with_that_of_another_version_of_the_type() -> None:
+    append("s", [NewEvent("T", {"amount": 1}, event_id=a)], expected_version=0)
+    StoredEvent.objects.update(type_version=2, data={"amount": 1, "currency": "EUR"})
+    assert append("s", [NewEvent("T", {"amount": 1}, event_id=a)], expected_version=0).is_replay
 
 
 @pytest.mark.postgresql

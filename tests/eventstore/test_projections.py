@@ -2,6 +2,10 @@
 
 import json
 import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from io import StringIO
 from typing import Any
 
@@ -9,7 +13,7 @@ import pytest
 from django.contrib.admin import site
 from django.core import checks
 from django.core.management import CommandError, call_command
-from django.db import connection
+from django.db import connection, transaction
 from django.test import RequestFactory
 from django.test.utils import CaptureQueriesContext
 
@@ -18,11 +22,14 @@ from dbpatterns.commands import Exit
 from dbpatterns.errors import UsageError
 from dbpatterns.eventstore import projections
 from dbpatterns.eventstore.appending import Expected, NewEvent, append
+from dbpatterns.eventstore.errors import EpochChanged, InvalidState
+from dbpatterns.eventstore.management.commands import rebuild_projection
 from dbpatterns.eventstore.management.commands.rebuild_projection import Command
 from dbpatterns.eventstore.models import ProjectionState, StoredEvent, StreamSnapshot
 from dbpatterns.eventstore.projections import Projection, catch_up, prepare, registered
+from dbpatterns.eventstore.reading import new_epoch
 from dbpatterns.eventstore.snapshots import replay, save_snapshot
-from tests.processes import in_threads, start_process
+from tests.processes import in_threads, locks_waited_for, start_process, until
 from tests.testapp.models import Balance, Effect
 from tests.testapp.projections import Balances
 
@@ -140,9 +147,9 @@ def test_a_page_costs_four_statements_and_what_it_writes() -> None:
     assert sent == [*read, "BEGIN", "UPDATE", "COMMIT", *read]
 
 
-def rebuild(*args: str) -> dict[str, Any]:
-    output = StringIO()
-    call_command(Command(), "balances", *args, "--format", "json", stdout=output, stderr=StringIO())
+def rebuild(*args: str, stderr: StringIO | None = None) -> dict[str, Any]:
+    output, stderr = StringIO(), stderr or StringIO()
+    call_command(Command(), "balances", *args, "--format", "json", stdout=output, stderr=stderr)
     facts: dict[str, Any] = json.loads(output.getvalue())
     return facts
 
@@ -219,7 +226,7 @@ def test_a_page_read_before_the_swap_is_not_applied_after_it(
 
     def read_then_swap(**options: Any) -> Any:
         events = read_all(**options)
-        projections.go_live(rebuilt, using="default")
+        projections.go_live(Balances(), rebuilt, using="default")
         return events
 
     monkeypatch.setattr(projections, "read_all", read_then_swap)
@@ -287,7 +294,7 @@ def test_those_who_begin_a_rebuild_at_once_share_it() -> None:
 def test_a_rebuild_that_another_has_overtaken_does_not_put_old_rows_in_its_place(ten: None) -> None:
     slow = prepare("balances", using="default")
     rebuild("--restart")
-    projections.go_live(slow, using="default")
+    projections.go_live(Balances(), slow, using="default")
     assert [str(each) for each in ProjectionState.objects.filter(is_live=True)] == ["balances 3"]
     assert balances() == {"a": (45, 10)}
 
@@ -299,9 +306,169 @@ def test_a_rebuild_whose_generation_another_has_thrown_away_ends_with_what_there
     assert catch_up(Balances(), state=slow, batch_size=3, must_stop=lambda _: True) == 3
     rebuild("--restart")
     assert catch_up(Balances(), state=slow) == 0
-    projections.go_live(slow, using="default")
+    projections.go_live(Balances(), slow, using="default")
     assert [str(each) for each in ProjectionState.objects.all()] == ["balances 3"]
     assert set(Balance.objects.values_list("generation", flat=True)) == {3}
+
+
+def test_readers_are_not_taken_back_when_the_old_rows_were_fed_further(ten: None) -> None:
+    rebuilt = prepare("balances", using="default")
+    catch_up(Balances(), state=rebuilt)
+    for amount in (1, 2, 3):
+        pay("a", amount)
+    assert catch_up(Balances()) == 3
+    seen = balances()
+    projections.go_live(Balances(), rebuilt, using="default", batch_size=1)
+    assert balances() == seen == {"a": (51, 13)}
+    assert catch_up(Balances()) == 0
+
+
+def test_what_is_appended_at_the_swap_is_applied_too(
+    ten: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def go_live_then_pay(*args: Any, **options: Any) -> None:
+        projections.go_live(*args, **options)
+        pay("a", 1)
+
+    monkeypatch.setattr(rebuild_projection, "go_live", go_live_then_pay)
+    rebuild()
+    assert balances() == {"a": (46, 11)}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_dry_run_of_what_was_never_fed_writes_nothing() -> None:
+    pay("a", 1)
+    assert rebuild("--dry-run") == {"events": 1, "applied_before": 0}
+    assert not ProjectionState.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_readers_are_not_taken_back_to_rows_that_were_made_before_the_first_event() -> None:
+    rebuilt = prepare("balances", using="default")
+    assert catch_up(Balances(), state=rebuilt) == 0
+    pay("a", 5)
+    catch_up(Balances())
+    projections.go_live(Balances(), rebuilt, using="default")
+    assert balances() == {"a": (5, 1)}
+
+
+class Held(Balances):
+    """Writes a page, and does not commit it before it may."""
+
+    def __init__(self) -> None:
+        self.has_written, self.may_commit = threading.Event(), threading.Event()
+
+    def apply_page(self, events: Any, *, generation: int, using: str) -> None:
+        super().apply_page(events, generation=generation, using=using)
+        self.has_written.set()
+        assert self.may_commit.wait(timeout=30)
+
+
+@contextmanager
+def holding(state: ProjectionState | None, count: int) -> Iterator[Held]:
+    """Have a page of a generation written elsewhere, and committed once the block's lock waits."""
+    held = Held()
+    page: dict[str, Any] = {"state": state, "batch_size": count, "must_stop": lambda _: True}
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            done = pool.submit(in_threads, [lambda: catch_up(held, **page)])
+            assert held.has_written.wait(timeout=30)
+            yield held
+        finally:
+            held.may_commit.set()
+        assert done.result(timeout=30) == [count]
+
+
+def while_it_waits(held: Held, what: Callable[[], Any]) -> None:
+    """Run something that waits for the page; let that be committed then."""
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(in_threads, [what])
+        until(lambda: done.done() or locks_waited_for())
+        assert not done.done()
+        held.may_commit.set()
+        (result,) = done.result(timeout=30)
+    assert not isinstance(result, Exception), result
+
+
+@pytest.mark.postgresql
+def test_the_swap_waits_for_the_page_that_the_old_rows_are_fed(ten: None) -> None:
+    rebuilt = prepare("balances", using="default")
+    catch_up(Balances(), state=rebuilt)
+    pay("a", 1, 2)
+    with holding(None, count=2) as held:
+        while_it_waits(held, lambda: projections.go_live(Balances(), rebuilt, using="default"))
+    assert balances() == {"a": (48, 12)}
+    assert Balance.objects.get(generation=2).events == 12
+
+
+@pytest.mark.postgresql
+def test_of_two_generations_that_go_live_at_once_the_later_one_is_live(ten: None) -> None:
+    earlier = prepare("balances", using="default")
+    later = prepare("balances", using="default", restart=True)
+    assert (earlier.generation, later.generation) == (2, 3)
+    for each in (earlier, later):
+        catch_up(Balances(), state=each)
+    with ThreadPoolExecutor(1) as pool:
+        with transaction.atomic():
+            projections.go_live(Balances(), earlier, using="default")
+            go = [lambda: projections.go_live(Balances(), later, using="default")]
+            done = pool.submit(in_threads, go)
+            until(lambda: done.done() or locks_waited_for())
+        assert done.result(timeout=30) == [None]
+    live = ProjectionState.objects.filter(is_live=True)
+    assert [str(each) for each in live] == ["balances 3"]
+
+
+@pytest.mark.postgresql
+def test_what_a_rebuild_that_was_overtaken_is_writing_is_swept_too(ten: None) -> None:
+    slow = prepare("balances", using="default")
+    with holding(slow, count=3) as held:
+        while_it_waits(held, lambda: rebuild("--restart"))
+    assert set(Balance.objects.values_list("generation", flat=True)) == {3}
+    assert [str(each) for each in ProjectionState.objects.all()] == ["balances 3"]
+    assert catch_up(Balances(), state=slow) == 0
+
+
+@pytest.mark.parametrize("begun", [0, 4])
+def test_a_rebuild_begun_before_a_restore_is_not_gone_on_with(ten: None, begun: int) -> None:
+    state = prepare("balances", using="default")
+    if begun:
+        catch_up(Balances(), state=state, batch_size=begun, must_stop=lambda _: True)
+    new_epoch()
+    with pytest.raises(EpochChanged, match="rebuild the projection"):
+        catch_up(Balances())
+    facts = rebuild()
+    assert (facts["generation"], facts["applied"]) == (3 if begun else 2, 10)
+    assert balances() == {"a": (45, 10)}
+    assert set(Balance.objects.values_list("generation", flat=True)) == {facts["generation"]}
+
+
+def test_deleting_the_old_rows_stops_when_it_must_and_goes_on_later(
+    ten: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for account in "bcde":
+        pay(account, 1)
+    catch_up(Balances())
+    left = Balance.objects.filter(generation=1).count
+
+    monkeypatch.setattr(Command, "must_stop", lambda self: left() < 5)
+    with pytest.raises(CommandError, match="2 old ones are deleted") as caught:
+        rebuild("--batch-size", "2")
+    assert caught.value.returncode == Exit.STOPPED
+    assert left() == 3
+    monkeypatch.undo()
+    assert rebuild("--dry-run") == {"events": 14, "applied_before": 14}
+    told = StringIO()
+    assert rebuild(stderr=told) == {
+        "events": 14,
+        "applied_before": 14,
+        "applied": 0,
+        "generation": 2,
+        "rows_deleted": 3,
+    }
+    assert "run it with --restart" in told.getvalue()
+    assert balances() == {"a": (45, 10), **dict.fromkeys("bcde", (1, 1))}
+    assert rebuild()["generation"] == 3
 
 
 def test_a_name_that_nobody_has_is_told_before_anything_is_counted(ten: None) -> None:
@@ -314,7 +481,7 @@ def test_going_live_twice_is_going_live_once(ten: None) -> None:
     rebuilt = prepare("balances", using="default")
     catch_up(Balances(), state=rebuilt)
     for _ in range(2):
-        projections.go_live(rebuilt, using="default")
+        projections.go_live(Balances(), rebuilt, using="default")
         assert balances() == {"a": (45, 10)}
 
 
@@ -417,6 +584,27 @@ def test_a_snapshot_is_begun_from_and_only_what_came_later_is_read() -> None:
     assert replay("a", add, initial=ZERO, kind="v1") == ({"balance": 1_001}, 3)
     assert replay("a", add, initial=ZERO, kind="v2") == ({"balance": 12}, 3)
     assert replay("a", add, initial=ZERO) == ({"balance": 12}, 3)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        ({"x": float("nan")}, "not JSON compliant"),
+        ({"x": [float("inf")]}, "not JSON compliant"),
+        ({"x": {1: "one"}}, "the key 1 is not text"),
+        ({"x": "\0"}, "a NUL"),
+        ({"x": "\ud800"}, "surrogates"),
+        ({"x": object()}, "not JSON serializable"),
+    ],
+    ids=["nan", "infinity", "key", "nul", "surrogate", "object"],
+)
+def test_a_state_that_would_not_come_back_is_refused(state: dict[str, Any], reason: str) -> None:
+    with CaptureQueriesContext(connection) as queries, pytest.raises(InvalidState) as caught:
+        save_snapshot("a", "v1", 1, state)
+    assert reason in str(caught.value)
+    assert (caught.value.stream, caught.value.kind) == ("a", "v1")
+    assert len(queries) == 0
 
 
 @pytest.mark.django_db

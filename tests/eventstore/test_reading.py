@@ -298,6 +298,27 @@ def test_the_horizon_names_who_holds_it() -> None:
     assert horizon() == reading.Horizon(0, None, 0.0)
 
 
+@pytest.mark.postgresql
+@pytest.mark.django_db(transaction=True)
+def test_a_prepared_transaction_is_waited_for_and_named_and_none_of_its_events_is_skipped() -> None:
+    with transaction.atomic():
+        write("prepared", 2)
+        with connection.cursor() as cursor:
+            cursor.execute("PREPARE TRANSACTION 'forgotten'")
+    try:
+        write("s", 3)
+        assert read_all() == []
+        found = horizon()
+        assert (found.hidden_events, found.holder_pid) == (3, None)
+        assert found.holder_gid == "forgotten"
+        assert found.holder_seconds > 0
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("COMMIT PREPARED 'forgotten'")
+    assert streams(read_all()) == ["prepared"] * 2 + ["s"] * 3
+    assert horizon() == reading.Horizon(0, None, 0.0)
+
+
 @pytest.mark.django_db
 def test_sqlite_has_no_horizon() -> None:
     if connection.vendor == "sqlite":

@@ -1,5 +1,7 @@
 """One key, one effect: under threads, failures and kill -9; and the stored answer, as it was."""
 
+import copy
+import pickle
 import random
 import signal
 import threading
@@ -216,6 +218,50 @@ def test_one_that_does_not_wait_is_told_while_another_runs(is_expired: bool) -> 
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("is_expired", [False, True])
+def test_one_whose_time_to_wait_is_over_is_told_too(is_expired: bool) -> None:
+    if is_expired:
+        once(expires_in=timedelta(seconds=-1))
+    running, may_end = threading.Event(), threading.Event()
+
+    def slow() -> dict[str, Any]:
+        running.set()
+        assert may_end.wait(timeout=30)
+        return effect()
+
+    def ask() -> Any:
+        assert running.wait(timeout=30)
+        with connection.cursor() as cursor:
+            sqlite = connection.vendor == "sqlite"
+            cursor.execute("PRAGMA busy_timeout = 20" if sqlite else "SET lock_timeout = '20ms'")
+        before = timeout()
+        try:
+            with pytest.raises(IdempotencyInProgress):
+                once()
+            assert timeout() == before
+        finally:
+            may_end.set()
+
+    done, told = in_threads([lambda: once(work=slow), ask])
+    assert told is None
+    assert once() == keys.Outcome(done.value, is_replay=True)
+
+
+@pytest.mark.postgresql
+@pytest.mark.django_db(transaction=True)
+def test_a_time_out_that_is_not_the_key_s_is_not_taken_for_a_running_request() -> None:
+    def ask() -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SET lock_timeout = '20ms'")
+        with pytest.raises(OperationalError, match="lock timeout"):
+            once()
+
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(f"LOCK TABLE {IdempotencyKey._meta.db_table} IN SHARE MODE")
+        assert in_threads([ask]) == [None]
+
+
+@pytest.mark.django_db(transaction=True)
 def test_one_that_does_not_wait_gets_an_answer_that_is_there_while_others_write() -> None:
     writing, may_end = threading.Event(), threading.Event()
     first = once()
@@ -385,12 +431,34 @@ def test_nothing_is_an_answer_too() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("answer", [object(), {1, 2}, float("nan")])
+@pytest.mark.parametrize("answer", [object(), {1, 2}, float("nan"), {1: "one"}])
 def test_an_answer_that_is_no_json_undoes_the_work(answer: object) -> None:
     with pytest.raises(UsageError, match="no JSON"):
         once(work=lambda: (effect(), answer))
     assert effects() == {}
     assert not IdempotencyKey.objects.exists()
+
+
+@pytest.mark.django_db
+def test_a_fingerprint_whose_keys_are_not_text_is_refused_before_the_work() -> None:
+    with pytest.raises(UsageError, match="the key 1 is not text"):
+        run_once("user:1", "k", {1: "one"}, effect)
+    assert effects() == {}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        IdempotencyConflict(scope="s", key="k"),
+        IdempotencyInProgress(scope="s", key="k"),
+        InvalidIdempotencyKey(scope="s", key="", longest=255),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_comes_from_another_process_as_it_was(error: Exception) -> None:
+    for came in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert type(came) is type(error)
+        assert (str(came), vars(came)) == (str(error), vars(error))
 
 
 @pytest.mark.django_db(transaction=True)
@@ -402,7 +470,17 @@ def test_a_key_used_inside_its_own_work_is_refused() -> None:
 
 @pytest.mark.django_db
 @pytest.mark.parametrize(
-    ("scope", "key"), [("", "k"), ("s", ""), ("s", "k" * 256), ("s" * 256, "k"), ("s", "a\0b")]
+    ("scope", "key"),
+    [
+        ("", "k"),
+        ("s", ""),
+        ("s", "k" * 256),
+        ("s" * 256, "k"),
+        ("s", "a\0b"),
+        ("s", "\ud800"),
+        ("\udfff", "k"),
+    ],
+    ids=ascii,
 )
 def test_a_key_that_cannot_be_stored_is_refused(scope: str, key: str) -> None:
     with pytest.raises(InvalidIdempotencyKey, match="1 to 255") as caught:
@@ -506,3 +584,33 @@ def test_purging_deletes_the_oldest_expired_and_no_other() -> None:
     assert set(IdempotencyKey.objects.values_list("key", flat=True)) == {"2", "3", "4", "alive"}
     assert [purge(batch_size=2), purge(batch_size=2), purge()] == [2, 1, 0]
     assert str(IdempotencyKey.objects.get()) == "user:1 alive"
+
+
+@pytest.mark.postgresql
+@pytest.mark.django_db(transaction=True)
+def test_purging_leaves_a_key_that_another_has_locked_and_goes_on() -> None:
+    for number in range(4):
+        once(str(number), expires_in=timedelta(seconds=-10 + number))
+
+    def purge_all() -> list[int]:
+        with connection.cursor() as cursor:
+            cursor.execute("SET lock_timeout = '20s'")
+        return [purge(batch_size=2), purge(batch_size=2), purge()]
+
+    with transaction.atomic():
+        IdempotencyKey.objects.select_for_update().get(key="1")
+        assert in_threads([purge_all]) == [[2, 1, 0]]
+        assert IdempotencyKey.objects.get().key == "1"
+    assert purge() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_several_who_purge_at_once_delete_every_key_once() -> None:
+    for number in range(30):
+        once(str(number), expires_in=timedelta(seconds=-1))
+
+    def purge_all() -> int:
+        return sum(iter(lambda: purge(batch_size=3), 0))
+
+    assert sum(in_threads([purge_all] * 3)) == 30
+    assert not IdempotencyKey.objects.exists()

@@ -47,6 +47,11 @@ class Command(OperationalCommand):
             return Report({"events": total, "applied_before": begun.events if begun else 0})
         state = prepare(name, using=database, restart=options["restart"])
         before = state.events
+        if state.is_live and options["verbosity"]:
+            self.stderr.write(
+                f"Generation {state.generation} is in use since an earlier run, which left rows to "
+                "delete. To make the rows again, run it with --restart."
+            )
         with self.progress(total, f"Rebuilding {name}"[:28]) as progress:
             progress.advance(before)
             applied = catch_up(
@@ -65,11 +70,20 @@ class Command(OperationalCommand):
         if self.must_stop():
             reason = f"Stopped at {before + applied:,} of {total:,} events; run it again."
             return Report(facts, exit=Exit.STOPPED, reason=reason)
-        go_live(state, using=database)
-        catch_up(projection, batch_size=batch_size, using=database)
+        go_live(projection, state, using=database, batch_size=batch_size)
+        catch_up(
+            projection,
+            batch_size=batch_size,
+            using=database,
+            must_stop=lambda events: self.must_stop(),
+        )
         deleted = 0
         while rows := sweep(name, using=database, batch_size=batch_size):
             deleted += rows
+            if self.must_stop():
+                reason = f"The new rows are in use; {deleted:,} old ones are deleted. Run it again."
+                facts["rows_deleted"] = deleted
+                return Report(facts, exit=Exit.STOPPED, reason=reason)
             self.pause()
         return Report({**facts, "rows_deleted": deleted})
 
