@@ -10,28 +10,24 @@ Needs `"dbpatterns.idempotency"` in INSTALLED_APPS.
 Source: IETF draft "The Idempotency-Key HTTP Header Field".
 """
 
-import hashlib
-import json
-from base64 import b64decode, b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
-from django.core.files.uploadedfile import UploadedFile
-from django.http import HttpResponse
-from django.http.request import RawPostDataException
 from django.http.response import HttpResponseBase
-from django.utils.datastructures import MultiValueDict
 from rest_framework import status
 from rest_framework.exceptions import APIException, NotAuthenticated, ParseError
 from rest_framework.request import Request
-from rest_framework.response import Response
-from rest_framework.utils.encoders import JSONEncoder
 
-from dbpatterns.errors import UsageError
+from dbpatterns.contrib.drf_answers import (
+    FORM,
+    Refused,
+    answer_again,
+    content_of,
+    kept_of,
+)
 from dbpatterns.idempotency.errors import (
     IdempotencyConflict,
     IdempotencyInProgress,
@@ -42,7 +38,6 @@ from dbpatterns.idempotency.keys import run_once
 __all__ = ["IdempotencyMixin"]
 
 Handler = Callable[..., HttpResponseBase]
-_FORM = "multipart/form-data"
 
 
 class _Conflict(APIException):
@@ -54,18 +49,6 @@ class _InProgress(APIException):
     status_code = status.HTTP_409_CONFLICT
     default_code = "idempotency_in_progress"
     wait = 1  # seconds; DRF's exception handler makes it Retry-After
-
-
-class _TooLarge(APIException):
-    status_code = 413
-    default_code = "idempotency_body_too_large"
-
-
-class _Refused(Exception):
-    """The handler's answer is an error: it undoes what was written, as a raised one does."""
-
-    def __init__(self, response: HttpResponseBase) -> None:
-        self.response = response
 
 
 class IdempotencyMixin:
@@ -96,21 +79,22 @@ class IdempotencyMixin:
         Raises: NotAuthenticated: the request has no user. Override it to say what tells
             strangers apart, if anything does.
         """
-        if (
-            getattr(request.user, "pk", None) is None
-        ):  # anonymous, or what DRF is set to have instead
+        pk = getattr(request.user, "pk", None)  # there may be no user at all, as DRF is set
+        if pk is None:
             raise NotAuthenticated("An idempotency key needs to be somebody's: log in.")
-        return f"user:{request.user.pk}"
+        return f"user:{pk}"
 
     def initialize_request(self, request: Any, *args: Any, **kwargs: Any) -> Request:
         """Read the body of a request with a key before anybody reads it as a stream.
 
         Not that of a multipart form, whose files may be larger than memory.
         """
-        is_guarded = "Idempotency-Key" in request.headers
-        if is_guarded and request.method in self.idempotent_methods:
+        is_guarded = (
+            "Idempotency-Key" in request.headers and request.method in self.idempotent_methods
+        )
+        if is_guarded and request.content_type != FORM:
             with suppress(RequestDataTooBig):  # told later, once it is known who asks
-                _ = None if request.content_type == _FORM else request.body
+                _ = request.body
         made: Request = super().initialize_request(request, *args, **kwargs)  # type: ignore[misc]
         return made
 
@@ -134,18 +118,18 @@ class IdempotencyMixin:
 
         def work() -> dict[str, Any]:
             first.append(handler(request, *args, **kwargs))
-            return _kept(first[0])
+            return kept_of(first[0])
 
         try:
             outcome = run_once(
                 self.get_idempotency_scope(request),
                 key,
-                [request.method, request.get_full_path(), *_content(request)],
+                [request.method, request.get_full_path(), *content_of(request)],
                 work=work,
                 wait=self.idempotency_waits,
                 using=self.idempotency_database,
             )
-        except _Refused as refused:
+        except Refused as refused:
             return refused.response
         except InvalidIdempotencyKey as error:
             raise ParseError(str(error)) from error
@@ -153,82 +137,4 @@ class IdempotencyMixin:
             raise _InProgress(str(error)) from error
         except IdempotencyConflict as error:
             raise _Conflict(str(error)) from error
-        return _again(outcome.value) if outcome.is_replay else first[0]
-
-
-def _content(request: Request) -> tuple[Any, Any]:
-    """Return what tells a request's body from others: of a form the parts, for the boundary that
-    parts them may be another one when it is sent again."""
-    django_request = request._request
-    if django_request.content_type == _FORM:
-        return _FORM, _part(request.data)
-    try:
-        return request.content_type, hashlib.sha256(django_request.body).hexdigest()
-    except (RequestDataTooBig, RawPostDataException) as error:
-        raise _TooLarge(
-            f"The body has more than {settings.DATA_UPLOAD_MAX_MEMORY_SIZE:,} bytes. A request "
-            f"with an Idempotency-Key may have more only in the files of {_FORM}."
-        ) from error
-
-
-def _part(value: Any) -> Any:
-    if isinstance(value, UploadedFile):
-        digest = hashlib.sha256()
-        for chunk in value.chunks():
-            digest.update(chunk)
-        value.seek(0)
-        return [value.name, value.content_type, digest.hexdigest()]
-    if isinstance(value, MultiValueDict):
-        return {name: _part(each) for name, each in value.lists()}
-    if isinstance(value, Mapping):
-        return {name: _part(each) for name, each in value.items()}
-    return list(map(_part, value)) if isinstance(value, list | tuple) else value
-
-
-def _kept(response: Any) -> dict[str, Any]:
-    """Return an answer as JSON: its data by DRF's own encoder, or its bytes."""
-    if isinstance(response, HttpResponseBase) and response.status_code >= 400:
-        raise _Refused(response)
-    kept: dict[str, Any]
-    if isinstance(response, Response):
-        try:
-            text = json.dumps(response.data, cls=JSONEncoder, ensure_ascii=False)
-            text.encode()  # half of a surrogate pair would fail when it is sent
-        except (TypeError, ValueError, RecursionError) as error:
-            raise UsageError(
-                f"The answer's data cannot be kept as JSON ({error}), and so not be given again. "
-                "Nothing was written: answer with what JSON has words for."
-            ) from error
-        kept = {"data": json.loads(text), "template_name": response.template_name}
-        kept["content_type"] = response.content_type
-    elif isinstance(response, HttpResponse) and getattr(response, "is_rendered", True):
-        kept = {"bytes": b64encode(response.content).decode()}
-    else:
-        raise UsageError(
-            f"An answer of type {type(response).__name__} cannot be kept, and so not be given "
-            "again. Nothing was written: answer with a Response or with an HttpResponse that has "
-            "its content, or leave the method out of idempotent_methods."
-        )
-    cookies = [
-        (name, each.value, {fact: set_to for fact, set_to in each.items() if set_to != ""})
-        for name, each in response.cookies.items()
-    ]
-    facts = {"status": response.status_code, "headers": dict(response.items())}
-    return {**kept, **facts, "cookies": cookies}
-
-
-def _again(kept: dict[str, Any]) -> HttpResponse:
-    facts: dict[str, Any] = {
-        "status": kept["status"],
-        "headers": {**kept["headers"], "Idempotency-Replayed": "true"},
-    }
-    response: HttpResponse
-    if "bytes" in kept:
-        response = HttpResponse(b64decode(kept["bytes"]), **facts)
-    else:
-        facts |= {name: kept.get(name) for name in ("template_name", "content_type")}
-        response = Response(kept["data"], **facts)
-    for name, value, options in kept.get("cookies", ()):
-        response.cookies[name] = value
-        response.cookies[name].update(options)
-    return response
+        return answer_again(outcome.value) if outcome.is_replay else first[0]
