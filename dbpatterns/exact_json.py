@@ -27,13 +27,34 @@ class ExactJSONEncoder(DjangoJSONEncoder):
         return super().default(o)
 
 
-def exact_json(value: object, **options: Any) -> str:
-    """Return a value as JSON; `options` are those of `json.dumps`.
+_ENCODE = ExactJSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
+
+
+def exact_json(value: object, *, sort_keys: bool = False) -> str:
+    """Return a value as JSON in ASCII.
 
     Raises: TypeError, ValueError, RecursionError: it has NaN, an infinity, a key that is not text
         (which Python would make text: 1 and "1" one key), or what JSON has no word for.
     """
-    text = json.dumps(value, cls=ExactJSONEncoder, allow_nan=False, **options)
+    text = json.dumps(value, cls=ExactJSONEncoder, allow_nan=False, sort_keys=sort_keys)
+    _check_keys(value)
+    return text
+
+
+def storable_json(value: object) -> str:
+    """Return a value as JSON that every database stores: text in UTF-8 and without a NUL.
+
+    Raises: TypeError, ValueError, RecursionError: as `exact_json`.
+    """
+    text = _ENCODE(value)
+    _check_keys(value)
+    text.encode()
+    if "\\u0000" in text and _NUL.search(text):
+        raise ValueError("it has a NUL, which jsonb cannot store")
+    return text
+
+
+def _check_keys(value: object) -> None:
     left = [value]
     for each in left:
         if isinstance(each, dict):
@@ -47,16 +68,3 @@ def exact_json(value: object, **options: Any) -> str:
             continue
         if not _SCALARS.issuperset(map(type, inner)):  # no loop of ours over what most events have
             left += inner
-    return text
-
-
-def storable_json(value: object) -> str:
-    """Return a value as JSON that every database stores: text in UTF-8 and without a NUL.
-
-    Raises: TypeError, ValueError, RecursionError: as `exact_json`.
-    """
-    text = exact_json(value, ensure_ascii=False, separators=(",", ":"))
-    text.encode()
-    if _NUL.search(text):
-        raise ValueError("it has a NUL, which jsonb cannot store")
-    return text

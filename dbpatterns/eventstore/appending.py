@@ -129,12 +129,10 @@ def _within_limits(stream: str, events: Sequence[NewEvent]) -> Batch:
 # nothing from the lowest running transaction on, which is at most the one that appends.
 _POSTGRESQL = """
 INSERT INTO {table} (stream, version, type, type_version, data, metadata, event_id, xid)
-SELECT e.stream, last.version + e.n, e.type, e.type_version, e.data, e.metadata, e.event_id,
-    greatest(last.xid, pg_current_xact_id())
-FROM ({last}) AS last,
-    unnest(%s::text[], %s::text[], %s::smallint[], %s::jsonb[], %s::jsonb[], %s::uuid[])
-    WITH ORDINALITY AS e(stream, type, type_version, data, metadata, event_id, n)
-ORDER BY e.n
+SELECT value ->> 0, last.version + n, value ->> 1, (value -> 2)::smallint, value -> 3, value -> 4,
+    (value ->> 5)::uuid, greatest(last.xid, pg_current_xact_id())
+FROM ({last}) AS last, jsonb_array_elements(%s) WITH ORDINALITY AS e(value, n)
+ORDER BY n
 RETURNING position, version
 """
 
@@ -168,11 +166,11 @@ def _insert(alias: str, batch: Batch, expected: Expected | int) -> list[tuple[in
     elif isinstance(expected, int) and expected > 0:
         last = f"SELECT version, xid FROM {table} WHERE stream = %s AND version = %s"
         before = [stream, expected]
-    sql, values = (_POSTGRESQL, batch.columns) if is_postgresql else (_SQLITE, [batch.as_json()])
+    sql = _POSTGRESQL if is_postgresql else _SQLITE
     # In autocommit the statement is the transaction; atomic() would make it three round trips.
     guard = transaction.atomic(using=alias) if connection.in_atomic_block else nullcontext()
     with guard, connection.cursor() as cursor:
-        cursor.execute(sql.format(table=table, last=last), [*before, *values])
+        cursor.execute(sql.format(table=table, last=last), [*before, batch.as_json()])
         return sorted(cursor.fetchall(), key=itemgetter(1))
 
 

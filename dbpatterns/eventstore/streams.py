@@ -23,15 +23,17 @@ __all__ = ["append_many", "read_many"]
 # higher one: see Note [A stream in its own order].
 _POSTGRESQL = """
 INSERT INTO {table} (stream, version, type, type_version, data, metadata, event_id, xid)
-SELECT e.stream, coalesce(last.version, 0) + row_number() OVER (PARTITION BY e.stream ORDER BY e.n),
-    e.type, e.type_version, e.data, e.metadata, e.event_id,
+SELECT e.stream, coalesce(last.version, 0) + row_number() OVER (PARTITION BY e.stream ORDER BY n),
+    value ->> 1, (value -> 2)::smallint, value -> 3, value -> 4, (value ->> 5)::uuid,
     greatest(last.xid, pg_current_xact_id())
-FROM unnest(%s::text[], %s::text[], %s::smallint[], %s::jsonb[], %s::jsonb[], %s::uuid[])
-    WITH ORDINALITY AS e(stream, type, type_version, data, metadata, event_id, n)
+FROM (
+    SELECT n, value, value ->> 0 AS stream
+    FROM jsonb_array_elements(%s) WITH ORDINALITY AS given(value, n)
+) AS e
 LEFT JOIN LATERAL (
     SELECT version, xid FROM {table} WHERE stream = e.stream ORDER BY version DESC LIMIT 1
 ) AS last ON true
-ORDER BY e.n
+ORDER BY n
 """
 
 _SQLITE = """
@@ -82,10 +84,10 @@ def append_many(events: Iterable[tuple[str, NewEvent]], *, using: str | None = N
         return
     batch = Batch.of([stream for stream, _ in given], [event for _, event in given])
     is_postgresql = connection.vendor == "postgresql"
-    sql, values = (_POSTGRESQL, batch.columns) if is_postgresql else (_SQLITE, [batch.as_json()])
+    sql = _POSTGRESQL if is_postgresql else _SQLITE
     table = connection.ops.quote_name(StoredEvent._meta.db_table)
     with connection.cursor() as cursor:
-        cursor.execute(sql.format(table=table), values)
+        cursor.execute(sql.format(table=table), [batch.as_json()])
 
 
 def read_many(after: Mapping[str, int], *, using: str | None = None) -> list[RecordedEvent]:
