@@ -2,7 +2,8 @@
 
 Eight workers, each on streams of its own and on its own connection, in slices of a second and a
 half that take turns. The peer is eventsourcing's PostgreSQL recorder as its factory makes it, so
-with its table lock: without, its readers miss events.
+with its table lock: without, its readers miss events. It prepares its statements; "prepared" is
+ours with `server_side_binding` and `prepare_threshold` among Django's OPTIONS.
 """
 
 import json
@@ -13,6 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -42,11 +44,12 @@ def rows() -> list[dict[str, object]]:
     call_command("migrate", verbosity=0)
     if connection.vendor != "postgresql":
         return [_appending(1, {}), _appending(10, {})]
-    return [
-        _appending(1, {"eventsourcing": _eventsourcing}),
-        _appending(10, {"eventsourcing": _eventsourcing}),
-        _tailing(),
-    ]
+    default = connections.settings["default"]
+    options = default["OPTIONS"] | {"server_side_binding": True, "prepare_threshold": 0}
+    connections.settings["prepared"] = {**default, "OPTIONS": options}
+    prepared: Callable[[int], Steps] = partial(_ours, using="prepared")
+    peers = {"prepared": prepared, "eventsourcing": _eventsourcing}
+    return [_appending(1, peers), _appending(10, peers), _tailing()]
 
 
 def _appending(events: int, peers: dict[str, Callable[[int], Steps]]) -> dict[str, object]:
@@ -61,8 +64,8 @@ def _appending(events: int, peers: dict[str, Callable[[int], Steps]]) -> dict[st
                 rates[name].append(rate)
     crowd.dismiss()
 
-    def times(peer: str) -> float:
-        pairs = zip(rates["ours"], rates[peer], strict=True)
+    def times(peer: str, variant: str = "ours") -> float:
+        pairs = zip(rates[variant], rates[peer], strict=True)
         return statistics.median(ours / theirs for ours, theirs in pairs)
 
     peer = "eventsourcing"
@@ -73,11 +76,13 @@ def _appending(events: int, peers: dict[str, Callable[[int], Steps]]) -> dict[st
         unit="events/s",
         figures={
             name: statistics.median(rates[name]) if name in rates else None
-            for name in ("ours", "eventsourcing", "select_then_insert")
+            for name in ("ours", "prepared", "eventsourcing", "select_then_insert")
         },
         ratio=times(peer) if peers else None,
+        judged=times(peer, "prepared") if peers else None,
         bar=bar if peers else None,
-        also=f"{times('select_then_insert'):.1f} times select-then-insert",
+        also=f"{times('select_then_insert'):.1f} times select-then-insert"
+        + (f"; prepared {times(peer, 'prepared'):.2f} times {peer}" if peers else ""),
         detail=rates,
     )
 
@@ -86,7 +91,7 @@ def _new_events(count: int) -> list[NewEvent]:
     return [NewEvent("MoneyMoved", DATA) for _ in range(count)]
 
 
-def _ours(events: int) -> Steps:
+def _ours(events: int, using: str = "default") -> Steps:
     def steps(number: int) -> Callable[[], object]:
         stream, version = "", STREAM_EVENTS
 
@@ -94,7 +99,7 @@ def _ours(events: int) -> Steps:
             nonlocal stream, version
             if version >= STREAM_EVENTS:
                 stream, version = str(uuid.uuid4()), 0
-            result = append(stream, _new_events(events), expected_version=version)
+            result = append(stream, _new_events(events), expected_version=version, using=using)
             version = result.version
 
         return step
@@ -242,6 +247,7 @@ def _tailing() -> dict[str, object]:
         unit="ms",
         figures={
             "ours": medians["ours"],
+            "prepared": None,
             "eventsourcing": None,
             "select_then_insert": medians["position"],
         },
