@@ -27,16 +27,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from django.db import connections, router, transaction
-from django.db.models import CharField, Value
-from django.db.models.expressions import RawSQL
+from django.db import connections, router
 
 from dbpatterns.errors import UsageError
+from dbpatterns.eventstore.epochs import epoch_of
 from dbpatterns.eventstore.errors import EpochChanged
-from dbpatterns.eventstore.models import EventStoreEpoch, StoredEvent
+from dbpatterns.eventstore.models import StoredEvent
 from dbpatterns.eventstore.upcasting import upcast
 
-__all__ = ["Checkpoint", "Horizon", "RecordedEvent", "horizon", "new_epoch", "read", "read_all"]
+__all__ = ["Checkpoint", "RecordedEvent", "read", "read_all", "recorded"]
 
 _PAGE = 1_000
 
@@ -64,20 +63,6 @@ class RecordedEvent:
     created_at: datetime
     checkpoint: Checkpoint | None
     """Where to read on after this event; only `read_all` knows it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Horizon:
-    """What readers of all streams wait for."""
-
-    hidden_events: int
-    """Committed or not, not shown yet."""
-    holder_pid: int | None
-    """The server process of the oldest transaction that has written; None if none has."""
-    holder_seconds: float
-    """How long that one has been open, or prepared."""
-    holder_gid: str | None = None
-    """Its name, if it was prepared for a commit in two phases and has no process any more."""
 
 
 def read(
@@ -134,84 +119,6 @@ def read_all(
         values = (position, limit)
     rows = StoredEvent.objects.using(alias).raw(sql, values)
     return [recorded(row, epoch) for row in rows]
-
-
-def horizon(*, using: str | None = None) -> Horizon:
-    """Tell what readers of all streams wait for; two queries, none on SQLite, where they never do.
-
-    A transaction that was prepared for a commit in two phases, and forgotten, holds them for ever,
-    after a restart of the server too: end it by COMMIT PREPARED or ROLLBACK PREPARED, with its
-    `holder_gid`, in the database of `pg_prepared_xacts`.
-    Others' processes need the rights of `pg_read_all_stats` to be timed.
-    """
-    alias = using or router.db_for_write(StoredEvent)
-    connection = connections[alias]
-    if connection.vendor != "postgresql":
-        return Horizon(0, None, 0.0)
-    table = connection.ops.quote_name(StoredEvent._meta.db_table)
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"SELECT count(*) FROM {table} WHERE xid >= pg_snapshot_xmin(pg_current_snapshot())"
-        )
-        hidden = cursor.fetchone()[0]
-        cursor.execute(
-            "SELECT pid, coalesce(extract(epoch FROM clock_timestamp() - since), 0)::float, gid "
-            "FROM (SELECT pid, xact_start, NULL, backend_xid FROM pg_stat_activity "
-            "WHERE pid <> pg_backend_pid() UNION ALL "
-            "SELECT NULL, prepared, gid, transaction FROM pg_prepared_xacts) "
-            "AS open (pid, since, gid, xid) WHERE xid IS NOT NULL ORDER BY age(xid) DESC LIMIT 1"
-        )
-        pid, seconds, gid = cursor.fetchone() or (None, 0.0, None)
-    return Horizon(hidden, pid, seconds, gid)
-
-
-def new_epoch(*, using: str | None = None) -> uuid.UUID:
-    """Declare that the events were restored from a dump, and return the new epoch.
-
-    Their transaction ids are the old server's, so they are set to 0: their order is that of their
-    positions from now on, and checkpoints of before are refused: rebuild the projections.
-    Rewrites the table under a lock that keeps out all who append.
-    """
-    alias = using or router.db_for_write(StoredEvent)
-    connection = connections[alias]
-    epoch = uuid.uuid4()
-    with transaction.atomic(using=alias):
-        if connection.vendor == "postgresql":
-            table = connection.ops.quote_name(StoredEvent._meta.db_table)
-            with connection.cursor() as cursor:
-                cursor.execute(f"LOCK TABLE {table} IN EXCLUSIVE MODE")
-                cursor.execute(f"UPDATE {table} SET xid = '0' WHERE xid <> '0'")
-        EventStoreEpoch.objects.using(alias).update_or_create(
-            defaults={"epoch": epoch, "server": _server(alias)}, id=1
-        )
-    return epoch
-
-
-def epoch_of(alias: str) -> uuid.UUID:
-    """Return the store's epoch, made when first asked for; one query."""
-    rows = EventStoreEpoch.objects.using(alias).annotate(here=_server(alias))
-    row = rows.first()
-    if row is None:
-        first = EventStoreEpoch(epoch=uuid.uuid4(), server=_server(alias))
-        made = EventStoreEpoch.objects.using(alias)
-        made.bulk_create([first], ignore_conflicts=True)  # of two readers, one makes it
-        row = rows.get()
-    if row.server != row.here:
-        raise EpochChanged(
-            f"The events in {alias!r} were written on another server ({row.server}, here is "
-            f"{row.here}): their transaction ids mean nothing here. After a restore or an upgrade "
-            "by dump, call new_epoch() once."
-        )
-    epoch: uuid.UUID = row.epoch
-    return epoch
-
-
-def _server(alias: str) -> Any:
-    """Return what a server that was restored from a dump does not share with the old one."""
-    if connections[alias].vendor != "postgresql":
-        return Value("", output_field=CharField())
-    identity = "SELECT system_identifier::text FROM pg_control_system()"
-    return RawSQL(identity, (), output_field=CharField())
 
 
 def recorded(row: StoredEvent, epoch: uuid.UUID | None = None) -> RecordedEvent:

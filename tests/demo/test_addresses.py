@@ -23,8 +23,9 @@ from django.utils.timezone import now
 from rest_framework.authtoken.models import Token, TokenProxy
 
 from dbpatterns.eventstore.models import ProjectionState, StoredEvent
-from dbpatterns.eventstore.projections import catch_up, prepare
+from dbpatterns.eventstore.projections import catch_up
 from dbpatterns.eventstore.reading import recorded
+from dbpatterns.eventstore.rebuilding import prepare
 from dbpatterns.idempotency.models import IdempotencyKey
 from dbpatterns.ledger.models import Account as LedgerAccount
 from dbpatterns.ledger.models import Entry as LedgerEntry

@@ -11,9 +11,10 @@ from django.core.management import call_command
 from django.db import connections, transaction
 
 from dbpatterns.eventstore.appending import Expected, NewEvent, append
+from dbpatterns.eventstore.epochs import new_epoch
 from dbpatterns.eventstore.models import StoredEvent
-from dbpatterns.eventstore.projections import catch_up, prepare
-from dbpatterns.eventstore.reading import new_epoch
+from dbpatterns.eventstore.projections import catch_up
+from dbpatterns.eventstore.rebuilding import prepare
 from dbpatterns.ledger import transfers as ledger
 from dbpatterns.sharding import shards
 from demo.banking import projections, statements

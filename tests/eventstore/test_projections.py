@@ -20,14 +20,15 @@ from django.test.utils import CaptureQueriesContext
 from dbpatterns import telemetry
 from dbpatterns.commands import Exit
 from dbpatterns.errors import UsageError
-from dbpatterns.eventstore import projections
+from dbpatterns.eventstore import projections, rebuilding
 from dbpatterns.eventstore.appending import Expected, NewEvent, append
+from dbpatterns.eventstore.epochs import new_epoch
 from dbpatterns.eventstore.errors import EpochChanged, InvalidState
 from dbpatterns.eventstore.management.commands import rebuild_projection
 from dbpatterns.eventstore.management.commands.rebuild_projection import Command
 from dbpatterns.eventstore.models import ProjectionState, StoredEvent, StreamSnapshot
-from dbpatterns.eventstore.projections import Projection, catch_up, prepare, registered
-from dbpatterns.eventstore.reading import new_epoch
+from dbpatterns.eventstore.projections import Projection, catch_up, registered
+from dbpatterns.eventstore.rebuilding import prepare
 from dbpatterns.eventstore.snapshots import replay, save_snapshot
 from tests.processes import in_threads, locks_waited_for, start_process, until
 from tests.testapp.models import Balance, Effect
@@ -226,7 +227,7 @@ def test_a_page_read_before_the_swap_is_not_applied_after_it(
 
     def read_then_swap(**options: Any) -> Any:
         events = read_all(**options)
-        projections.go_live(Balances(), rebuilt, using="default")
+        rebuilding.go_live(Balances(), rebuilt, using="default")
         return events
 
     monkeypatch.setattr(projections, "read_all", read_then_swap)
@@ -294,7 +295,7 @@ def test_those_who_begin_a_rebuild_at_once_share_it() -> None:
 def test_a_rebuild_that_another_has_overtaken_does_not_put_old_rows_in_its_place(ten: None) -> None:
     slow = prepare("balances", using="default")
     rebuild("--restart")
-    projections.go_live(Balances(), slow, using="default")
+    rebuilding.go_live(Balances(), slow, using="default")
     assert [str(each) for each in ProjectionState.objects.filter(is_live=True)] == ["balances 3"]
     assert balances() == {"a": (45, 10)}
 
@@ -306,7 +307,7 @@ def test_a_rebuild_whose_generation_another_has_thrown_away_ends_with_what_there
     assert catch_up(Balances(), state=slow, batch_size=3, must_stop=lambda _: True) == 3
     rebuild("--restart")
     assert catch_up(Balances(), state=slow) == 0
-    projections.go_live(Balances(), slow, using="default")
+    rebuilding.go_live(Balances(), slow, using="default")
     assert [str(each) for each in ProjectionState.objects.all()] == ["balances 3"]
     assert set(Balance.objects.values_list("generation", flat=True)) == {3}
 
@@ -318,7 +319,7 @@ def test_readers_are_not_taken_back_when_the_old_rows_were_fed_further(ten: None
         pay("a", amount)
     assert catch_up(Balances()) == 3
     seen = balances()
-    projections.go_live(Balances(), rebuilt, using="default", batch_size=1)
+    rebuilding.go_live(Balances(), rebuilt, using="default", batch_size=1)
     assert balances() == seen == {"a": (51, 13)}
     assert catch_up(Balances()) == 0
 
@@ -327,7 +328,7 @@ def test_what_is_appended_at_the_swap_is_applied_too(
     ten: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def go_live_then_pay(*args: Any, **options: Any) -> None:
-        projections.go_live(*args, **options)
+        rebuilding.go_live(*args, **options)
         pay("a", 1)
 
     monkeypatch.setattr(rebuild_projection, "go_live", go_live_then_pay)
@@ -348,7 +349,7 @@ def test_readers_are_not_taken_back_to_rows_that_were_made_before_the_first_even
     assert catch_up(Balances(), state=rebuilt) == 0
     pay("a", 5)
     catch_up(Balances())
-    projections.go_live(Balances(), rebuilt, using="default")
+    rebuilding.go_live(Balances(), rebuilt, using="default")
     assert balances() == {"a": (5, 1)}
 
 
@@ -396,7 +397,7 @@ def test_the_swap_waits_for_the_page_that_the_old_rows_are_fed(ten: None) -> Non
     catch_up(Balances(), state=rebuilt)
     pay("a", 1, 2)
     with holding(None, count=2) as held:
-        while_it_waits(held, lambda: projections.go_live(Balances(), rebuilt, using="default"))
+        while_it_waits(held, lambda: rebuilding.go_live(Balances(), rebuilt, using="default"))
     assert balances() == {"a": (48, 12)}
     assert Balance.objects.get(generation=2).events == 12
 
@@ -410,8 +411,8 @@ def test_of_two_generations_that_go_live_at_once_the_later_one_is_live(ten: None
         catch_up(Balances(), state=each)
     with ThreadPoolExecutor(1) as pool:
         with transaction.atomic():
-            projections.go_live(Balances(), earlier, using="default")
-            go = [lambda: projections.go_live(Balances(), later, using="default")]
+            rebuilding.go_live(Balances(), earlier, using="default")
+            go = [lambda: rebuilding.go_live(Balances(), later, using="default")]
             done = pool.submit(in_threads, go)
             until(lambda: done.done() or locks_waited_for())
         assert done.result(timeout=30) == [None]
@@ -481,7 +482,7 @@ def test_going_live_twice_is_going_live_once(ten: None) -> None:
     rebuilt = prepare("balances", using="default")
     catch_up(Balances(), state=rebuilt)
     for _ in range(2):
-        projections.go_live(Balances(), rebuilt, using="default")
+        rebuilding.go_live(Balances(), rebuilt, using="default")
         assert balances() == {"a": (45, 10)}
 
 

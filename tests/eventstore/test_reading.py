@@ -16,11 +16,13 @@ from django.db import connection, connections, transaction
 from django.test.utils import CaptureQueriesContext
 
 from dbpatterns.errors import UsageError
-from dbpatterns.eventstore import reading
+from dbpatterns.eventstore import horizons, reading
 from dbpatterns.eventstore.appending import Expected, NewEvent, append
+from dbpatterns.eventstore.epochs import new_epoch
 from dbpatterns.eventstore.errors import EpochChanged
+from dbpatterns.eventstore.horizons import horizon
 from dbpatterns.eventstore.models import EventStoreEpoch, StoredEvent
-from dbpatterns.eventstore.reading import Checkpoint, horizon, new_epoch, read, read_all
+from dbpatterns.eventstore.reading import Checkpoint, read, read_all
 from tests.processes import in_threads
 from tests.testapp.models import Effect
 
@@ -295,7 +297,7 @@ def test_the_horizon_names_who_holds_it() -> None:
         found = horizon()
         assert (found.hidden_events, found.holder_pid) == (3, pid)
         assert found.holder_seconds > 0
-    assert horizon() == reading.Horizon(0, None, 0.0)
+    assert horizon() == horizons.Horizon(0, None, 0.0)
 
 
 @pytest.mark.postgresql
@@ -316,13 +318,13 @@ def test_a_prepared_transaction_is_waited_for_and_named_and_none_of_its_events_i
         with connection.cursor() as cursor:
             cursor.execute("COMMIT PREPARED 'forgotten'")
     assert streams(read_all()) == ["prepared"] * 2 + ["s"] * 3
-    assert horizon() == reading.Horizon(0, None, 0.0)
+    assert horizon() == horizons.Horizon(0, None, 0.0)
 
 
 @pytest.mark.django_db
 def test_sqlite_has_no_horizon() -> None:
     if connection.vendor == "sqlite":
-        assert horizon() == reading.Horizon(0, None, 0.0)
+        assert horizon() == horizons.Horizon(0, None, 0.0)
 
 
 def test_checkpoints_are_ordered_by_transaction_then_position() -> None:

@@ -8,15 +8,8 @@ from django.db import DEFAULT_DB_ALIAS
 from dbpatterns.commands import Exit, OperationalCommand, Progress, Report
 from dbpatterns.errors import UsageError
 from dbpatterns.eventstore.models import StoredEvent
-from dbpatterns.eventstore.projections import (
-    Projection,
-    catch_up,
-    find,
-    go_live,
-    prepare,
-    sweep,
-    unfinished,
-)
+from dbpatterns.eventstore.projections import Projection, catch_up, find
+from dbpatterns.eventstore.rebuilding import go_live, prepare, sweep, unfinished
 from dbpatterns.placement import databases_of
 
 
