@@ -3,7 +3,7 @@
 import hashlib
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from django.conf import settings
@@ -66,6 +66,15 @@ def _part(value: Any) -> Any:
     return list(map(_part, value)) if isinstance(value, list | tuple) else value
 
 
+class _ReadOften(JSONEncoder):
+    """DRF's, without what can be read only once: it would be empty when the answer is sent."""
+
+    def default(self, obj: Any) -> Any:
+        if isinstance(obj, Iterator):
+            raise TypeError(f"a {type(obj).__name__} can be read only once: make it a list")
+        return super().default(obj)
+
+
 def kept_of(response: Any) -> dict[str, Any]:
     """Return an answer as JSON: its data by DRF's own encoder, or its bytes."""
     if isinstance(response, HttpResponseBase) and response.status_code >= 400:
@@ -73,7 +82,7 @@ def kept_of(response: Any) -> dict[str, Any]:
     kept: dict[str, Any]
     if isinstance(response, Response):
         try:
-            text = json.dumps(response.data, cls=JSONEncoder, ensure_ascii=False)
+            text = json.dumps(response.data, cls=_ReadOften, ensure_ascii=False)
             text.encode()  # half of a surrogate pair would fail when it is sent
         except (TypeError, ValueError, RecursionError) as error:
             raise UsageError(

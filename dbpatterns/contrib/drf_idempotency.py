@@ -63,6 +63,7 @@ class IdempotencyMixin:
     The first answer goes out as the handler gave it. Of a `Response` the data are kept, as JSON,
     and a replay renders them anew; of another `HttpResponse` the bytes. What cannot be kept, such
     as a stream, a file or a template that is not rendered, is a UsageError, and undoes the work.
+    A multipart form is parsed before the handler.
     """
 
     idempotent_methods: tuple[str, ...] = ("POST",)

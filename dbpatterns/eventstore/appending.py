@@ -215,4 +215,8 @@ def _is_same(stored: tuple[Any, ...], new: tuple[Any, ...]) -> bool:
 
 
 def _exact(text: str) -> Any:
-    return json.loads(text, parse_float=Decimal, parse_int=Decimal)
+    return json.loads(text, parse_float=_number, parse_int=_number)
+
+
+def _number(text: str) -> tuple[str, Decimal]:
+    return "number", Decimal(text)  # for Python 1 is True

@@ -14,10 +14,14 @@ from django.db import connections, router
 
 from dbpatterns.errors import UsageError
 from dbpatterns.eventstore.batches import Batch, NewEvent
+from dbpatterns.eventstore.errors import InvalidEvents
 from dbpatterns.eventstore.models import StoredEvent
 from dbpatterns.eventstore.reading import RecordedEvent, recorded
 
 __all__ = ["append_many", "read_many"]
+
+MAX_BYTES_OF_MANY = 200_000_000
+"""Of one call; PostgreSQL's limit for an array of JSON is 268 MB."""
 
 # As in `append`, an event takes the transaction id of the version before it where that is the
 # higher one: see Note [A stream in its own order].
@@ -67,10 +71,10 @@ def append_many(events: Iterable[tuple[str, NewEvent]], *, using: str | None = N
     savepoint; nothing for no event. Positions rise in the given order, over all streams.
 
     Args:
-        events: each with the name of its stream. However many: split what memory cannot hold.
-    Raises: InvalidEvents: a name is too long, data is no JSON. UsageError: no transaction.
-        IntegrityError: somebody appended without the lock, or an event's id is stored; the
-        transaction is lost.
+        events: each with the name of its stream; 200 MB of JSON together.
+    Raises: InvalidEvents: a name is too long, data is no JSON, or too much. UsageError: no
+        transaction. IntegrityError: somebody appended without the lock, or an event's id is
+        stored; the transaction is lost.
     """
     alias = using or router.db_for_write(StoredEvent)
     connection = connections[alias]
@@ -83,8 +87,14 @@ def append_many(events: Iterable[tuple[str, NewEvent]], *, using: str | None = N
     if not given:
         return
     batch = Batch.of([stream for stream, _ in given], [event for _, event in given])
-    is_postgresql = connection.vendor == "postgresql"
-    sql = _POSTGRESQL if is_postgresql else _SQLITE
+    if (size := batch.size) > MAX_BYTES_OF_MANY:
+        raise InvalidEvents(
+            f"{len(given):,} events have {size:,} bytes of JSON, and one call takes "
+            f"{MAX_BYTES_OF_MANY:,}: make several, in the same transaction.",
+            actual=size,
+            limit=MAX_BYTES_OF_MANY,
+        )
+    sql = _POSTGRESQL if connection.vendor == "postgresql" else _SQLITE
     table = connection.ops.quote_name(StoredEvent._meta.db_table)
     with connection.cursor() as cursor:
         cursor.execute(sql.format(table=table), [batch.as_json()])

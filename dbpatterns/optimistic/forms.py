@@ -89,7 +89,7 @@ class VersionedModelForm(_ModelForm[M]):
             self.add_error(None, ValidationError(why, code=REKEYED))
             return
         try:
-            seen = read_version(self.instance, self.cleaned_data.get("signed_version") or "")
+            seen = read_version(self.instance, self["signed_version"].data or "")
         except BadSignature:
             why = _("This form does not say which version it was made from. Load the page again.")
             self.add_error(None, ValidationError(why, code=UNSIGNED))

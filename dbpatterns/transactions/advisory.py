@@ -103,19 +103,24 @@ def advisory_lock(
 
 
 def _let_go(connection: BaseDatabaseWrapper, holder: Any, suffix: str, number: int) -> bool:
-    """Tell whether the lock was still held; a session that was lost has let go of it.
+    """Tell whether the lock was held all the time; a session that was lost has let go of it.
 
-    One that was closed within the block is in Django's pool, if there is one, and holds it there.
+    One that was closed within the block is in Django's pool, if there is one, and holds it there,
+    where others who borrow the session had it too.
     """
     was_pooled = connection.connection is not holder and not holder.closed
     session = holder if was_pooled else connection
+    is_idle = was_pooled and holder.info.transaction_status == 0
     try:
         with session.cursor() as cursor:
             cursor.execute(f"SELECT pg_advisory_unlock{suffix}(%s)", [number])
-            return bool(cursor.fetchone()[0])
+            was_held = bool(cursor.fetchone()[0])
+        if is_idle:
+            holder.rollback()  # of nothing, where it was returned with autocommit off
     except (DatabaseError, driver_error(connection)):
         session.close()
         return False
+    return was_held and not was_pooled
 
 
 def advisory_xact_lock(

@@ -128,6 +128,9 @@ def _begun(connection: BaseDatabaseWrapper, options: Options, record: Record) ->
         if committed.is_true:
             record.outcome = "committed"
             raise
+        if is_test:  # no COMMIT was sent
+            pledge.hooks.clear()
+            raise
         settle(connection, pledge, record, error)
     finally:
         finish()

@@ -318,8 +318,9 @@ def test_a_replay_is_rendered_as_the_second_request_asks_with_the_template_of_th
         Response({"a": object()}),
         Response({"a": float("nan")}),
         Response({"a": "\ud800"}),
+        Response({"a": iter([1, 2])}),
     ],
-    ids=["stream", "template", "None", "object", "NaN", "surrogate"],
+    ids=["stream", "template", "None", "object", "NaN", "surrogate", "iterator"],
 )
 @pytest.mark.django_db(transaction=True)
 def test_what_cannot_be_kept_is_told_and_undoes_the_work(eva: Any, answer: Any) -> None:

@@ -273,6 +273,8 @@ def test_other_data_under_a_stored_id_is_a_conflict() -> None:
     append("s", [NewEvent("Paid", {"amount": 1}, event_id=a)], expected_version=0)
     with pytest.raises(EventConflict, match="new events new ids"):
         append("s", [NewEvent("Paid", {"amount": 100}, event_id=a)], expected_version=0)
+    with pytest.raises(EventConflict):
+        append("s", [NewEvent("Paid", {"amount": True}, event_id=a)], expected_version=0)
     assert StoredEvent.objects.get().data == {"amount": 1}
 
 

@@ -9,6 +9,7 @@ from django.db import IntegrityError, connection, connections, transaction
 from django.test.utils import CaptureQueriesContext
 
 from dbpatterns.errors import UsageError
+from dbpatterns.eventstore import streams
 from dbpatterns.eventstore.appending import Expected, NewEvent, append
 from dbpatterns.eventstore.errors import InvalidEvents
 from dbpatterns.eventstore.models import StoredEvent
@@ -97,6 +98,15 @@ def test_without_a_transaction_it_is_refused() -> None:
 def test_one_event_that_is_no_json_keeps_all_of_them_out() -> None:
     with pytest.raises(InvalidEvents):
         append_many([*to("a", 1), ("b", NewEvent("T", {"x": object()}))])
+    assert not StoredEvent.objects.exists()
+
+
+@pytest.mark.django_db
+def test_more_than_one_statement_takes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "MAX_BYTES_OF_MANY", 20)
+    with pytest.raises(InvalidEvents, match="make several") as caught:
+        append_many(to("a", 1, 2, 3))
+    assert caught.value.limit == 20
     assert not StoredEvent.objects.exists()
 
 

@@ -88,6 +88,18 @@ def test_a_clean_of_ones_own_that_forgets_ours_takes_no_guard_away() -> None:
     assert form.is_stale
 
 
+def test_a_clean_that_returns_values_of_its_own_may_leave_ours_out() -> None:
+    class TidyForm(PageForm):
+        def clean(self) -> dict[str, Any]:
+            return {"title": self.cleaned_data["title"].strip(), "amount": 5}
+
+    page = Page.objects.create(title="old")
+    form = TidyForm(sent(page, title=" mine "), instance=Page.objects.get())
+    assert form.is_valid(), form.errors
+    form.save()
+    assert Page.objects.values_list("title", "amount", "version").get() == ("mine", 5, 2)
+
+
 def test_a_form_does_not_move_a_row_onto_another() -> None:
     class NumberedForm(VersionedModelForm[NumberedPage]):
         class Meta:

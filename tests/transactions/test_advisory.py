@@ -158,11 +158,38 @@ def locks_held(pid: int) -> int:
 @postgresql
 def test_a_session_that_a_pool_has_taken_back_lets_go_too() -> None:
     with options(pool={"min_size": 2, "max_size": 2}):
-        with advisory_lock("x"):
+        with pytest.raises(LockLost), advisory_lock("x"):  # others may have borrowed it
             pid = fetch(PID)
             until(lambda: connection.close() or fetch(PID) != pid)
             assert locks_held(pid) == 1
         assert locks_held(pid) == 0
+
+
+@real
+@postgresql
+def test_a_lock_that_a_pool_has_lent_to_another_was_not_held_alone() -> None:
+    def other() -> None:
+        with advisory_lock("x", wait=False):
+            pass
+
+    with (
+        threads() as pool,
+        options(pool={"min_size": 1, "max_size": 1}),
+        pytest.raises(LockLost),
+        advisory_lock("x"),
+    ):
+        connection.close()
+        pool.start(other).result(PATIENCE_SECONDS)
+
+
+@real
+@postgresql
+def test_a_session_that_was_given_back_within_a_block_is_fit_for_the_next() -> None:
+    with options(pool={"min_size": 1, "max_size": 1}):
+        with pytest.raises(LockLost), advisory_lock("x"), transaction.atomic():
+            fetch("SELECT 1")
+            connection.close()
+        assert fetch("SELECT 1") == 1
 
 
 @real

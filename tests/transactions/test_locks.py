@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from django.db import OperationalError, connection, transaction
+from django.db import OperationalError, connection, models, transaction
 from django.db.models import F
-from django.test.utils import CaptureQueriesContext
+from django.test.utils import CaptureQueriesContext, isolate_apps
 
 from dbpatterns.errors import ConfigurationError, UsageError
 from dbpatterns.testing.holding import hold_lock
@@ -21,6 +21,7 @@ from dbpatterns.transactions import (
     lock_rows,
     savepoint,
 )
+from dbpatterns.transactions.inheritance import own_tables, root_of
 from dbpatterns.transactions.sqlstates import sqlstate_of
 from tests.testapp.models import Purse, PurseOwner, SavingsPurse, YouthPurse
 from tests.transactions.support import PATIENCE_SECONDS, fetch, threads, until, waiting_sessions
@@ -149,6 +150,53 @@ def test_a_model_and_its_child_have_one_order_of_rows(targets: str) -> None:
                 assert lock_rows(Purse(pk=two.pk), nowait=True)
         first, second = waiting.result(30)
     assert (type(first), first.pk, second) == (Purse, two.pk, one)
+
+
+@isolate_apps("tests.testapp")
+def test_a_root_has_its_child_s_key_and_is_locked_first() -> None:
+    class Badge(models.Model):  # noqa: DJ008
+        code = models.AutoField(primary_key=True)
+
+        class Meta:
+            app_label = "testapp"
+
+    class BadgedPurse(SavingsPurse, Badge):  # type: ignore[misc]  # noqa: DJ008
+        class Meta:
+            app_label = "testapp"
+
+    class CodedPurse(Purse):
+        code = models.IntegerField(primary_key=True)
+        purse = models.OneToOneField(Purse, models.CASCADE, parent_link=True)
+
+        class Meta:
+            app_label = "testapp"
+
+    class Again(BadgedPurse):  # noqa: DJ008
+        class Meta:
+            app_label = "testapp"
+            proxy = True
+
+    assert [root_of(each) for each in (BadgedPurse, CodedPurse)] == [Purse, CodedPurse]
+    expected = ("savingspurse_ptr__purse_ptr", "savingspurse_ptr", "badge_ptr", "self")
+    assert own_tables(BadgedPurse) == own_tables(Again) == expected
+    assert own_tables(CodedPurse) == ("purse", "self")
+
+
+@postgresql
+def test_what_a_family_is_asked_for_is_answered_as_without_it() -> None:
+    rows = [SavingsPurse.objects.create(rate=rate) for rate in (3, 1, 2)]
+    youth = YouthPurse.objects.create(rate=4)
+    plain = [row.pk for row in rows]
+    with atomic():
+        found = lock_rows(SavingsPurse.objects.exclude(pk=youth.pk), youth, order="rate")
+        assert [row.pk for row in found] == [plain[1], plain[2], plain[0], youth.pk]
+    with (
+        hold_lock(Purse.objects.filter(pk=plain[0])),
+        pytest.raises(LockTimeout) as caught,
+        atomic(),
+    ):
+        lock_rows(rows[0], youth, timeout=0.01)
+    assert sorted(caught.value.keys) == [plain[0], youth.pk]
 
 
 @postgresql

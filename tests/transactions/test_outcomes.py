@@ -10,9 +10,11 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import pytest
 from django.db import DatabaseError, OperationalError, connection, transaction
+from django.test import TestCase
 
 from dbpatterns import telemetry
 from dbpatterns.testing.failures import inject_failures
@@ -372,3 +374,27 @@ def test_an_undo_is_called_before_the_next_attempt() -> None:
     with inject_failures("40001", at="commit"):
         pay()
     assert heard == ["start", "undone", "start", "done"]
+
+
+class AtTheEndOfABlock(TestCase):
+    """No COMMIT is sent in a TestCase, so nothing is unknown."""
+
+    databases = ("default",)
+
+    def test_an_error_leaves_the_test_s_connection_alone(self) -> None:
+        events: list[telemetry.Event] = []
+
+        def fail(execute: Any, sql: str, *args: Any) -> Any:
+            if sql.startswith("RELEASE"):
+                raise RuntimeError
+            return execute(sql, *args)
+
+        with (
+            telemetry.listening(events.append),
+            pytest.raises(RuntimeError),
+            connection.execute_wrapper(fail),
+            atomic(),
+        ):
+            pass
+        assert [each.facts["outcome"] for each in events] == ["rolled_back"]
+        assert Purse.objects.count() == 0

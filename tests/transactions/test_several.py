@@ -50,6 +50,36 @@ def insert() -> None:
         execute(alias, "INSERT INTO parts VALUES (1)")
 
 
+def test_a_commit_that_failed_is_what_is_told_though_a_hook_raises_too(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    if connections["default"].vendor != "postgresql":
+        pytest.skip("SQLite has no constraint that is checked at COMMIT alone")
+    execute("default", "ALTER TABLE parts ADD UNIQUE (id) DEFERRABLE INITIALLY DEFERRED")
+    with pytest.raises(IntegrityError), atomic_on(BOTH):
+        insert()
+        insert()
+        after_commit(fail, using="shard_0")  # which commits first
+    assert count() == [0, 2]
+    assert "another commit had failed" in caplog.text
+
+
+def test_with_autocommit_off_hooks_are_left_to_who_commits() -> None:
+    heard: list[str] = []
+    connection = connections["default"]
+    connection.set_autocommit(False)
+    try:
+        with atomic_on(["default"]):
+            execute("default", "INSERT INTO parts VALUES (1)")
+            transaction.on_commit(partial(heard.append, "done"))
+            after_rollback(partial(heard.append, "undone"))
+        assert heard == []
+        connection.commit()
+    finally:
+        connection.set_autocommit(True)
+    assert heard == ["done"]
+
+
 @pytest.mark.parametrize("failing", BOTH)
 def test_a_hook_that_raises_undoes_no_database_and_keeps_no_other_s_from_running(
     failing: str,
