@@ -362,4 +362,4 @@ def test_the_staff_page_costs_the_same_however_much_there_is(api_bank: Bank) -> 
         api_bank.account("alice", f"alice-more-{rounds}", 0)
         with queries_by_database() as queries:
             text(client, "/bank/?q=alice-1")
-        assert queries == {"default": 2, **dict.fromkeys(shards(), 17)}
+        assert queries == {"default": 2, **dict.fromkeys(shards(), 22)}
