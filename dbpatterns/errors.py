@@ -6,13 +6,22 @@ What the world does wrong (a lost connection, a stale row) gets an error of its 
 its pattern, which also inherits what a generic handler already catches.
 """
 
+import copyreg
+from typing import Any
+
 from django.core.exceptions import ImproperlyConfigured
 
 __all__ = ["ConfigurationError", "DBPatternsError", "UsageError"]
 
 
 class DBPatternsError(Exception):
-    """Any error this package raises: the one name to catch."""
+    """Any error this package raises: the one name to catch.
+
+    It can be copied and pickled, and so come from another process, whatever its constructor takes.
+    """
+
+    def __reduce__(self) -> Any:
+        return copyreg.__newobj__, (type(self), *self.args), vars(self)  # type: ignore[attr-defined]
 
 
 class UsageError(DBPatternsError, RuntimeError):

@@ -1,9 +1,7 @@
 """What the event store refuses. Nothing was written, and a transaction around it stays usable."""
 
-import copyreg
 import uuid
 from collections.abc import Collection
-from typing import Any
 
 from django.db import DatabaseError
 
@@ -21,10 +19,7 @@ __all__ = [
 
 
 class EventStoreError(DBPatternsError):
-    """Any error of the event store. It can be pickled, and so come from another process."""
-
-    def __reduce__(self) -> Any:
-        return copyreg.__newobj__, (type(self), *self.args), vars(self)  # type: ignore[attr-defined]
+    """Any error of the event store."""
 
 
 class WrongExpectedVersion(EventStoreError, DatabaseError):

@@ -1,8 +1,5 @@
 """What can be wrong with a key."""
 
-import copyreg
-from typing import Any
-
 from dbpatterns.errors import DBPatternsError
 
 __all__ = [
@@ -14,15 +11,12 @@ __all__ = [
 
 
 class IdempotencyError(DBPatternsError):
-    """A key that cannot be used as it was. Nothing was written. It can be pickled."""
+    """A key that cannot be used as it was. Nothing was written."""
 
     def __init__(self, message: str, *, scope: str, key: str) -> None:
         super().__init__(message)
         self.scope = scope
         self.key = key
-
-    def __reduce__(self) -> Any:
-        return copyreg.__newobj__, (type(self), *self.args), vars(self)  # type: ignore[attr-defined]
 
 
 class IdempotencyConflict(IdempotencyError):

@@ -52,13 +52,6 @@ class TransferError(DBPatternsError):
         except KeyError:
             raise AttributeError(f"{type(self).__name__} has no fact {name!r}.") from None
 
-    def __reduce__(self) -> Any:
-        return _rebuild, (type(self), self.facts)
-
-
-def _rebuild(kind: type[TransferError], facts: dict[str, Any]) -> TransferError:
-    return kind(**facts)
-
 
 class AmountFault(StrEnum):
     """What is wrong with an amount."""
