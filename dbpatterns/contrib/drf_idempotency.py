@@ -21,13 +21,7 @@ from rest_framework import status
 from rest_framework.exceptions import APIException, NotAuthenticated, ParseError
 from rest_framework.request import Request
 
-from dbpatterns.contrib.drf_answers import (
-    FORM,
-    Refused,
-    answer_again,
-    content_of,
-    kept_of,
-)
+from dbpatterns.contrib.drf_answers import FORM, Refused, answer_again, content_of, kept_of
 from dbpatterns.idempotency.errors import (
     IdempotencyConflict,
     IdempotencyInProgress,

@@ -111,14 +111,7 @@ def _within_limits(stream: str, events: Sequence[NewEvent]) -> Batch:
             limit=MAX_EVENTS,
         )
     batch = Batch.of([stream] * len(events), events)
-    if (size := batch.size) > MAX_BYTES:
-        raise InvalidEvents(
-            f"{len(events):,} events have {size:,} bytes of JSON, and an append takes "
-            f"{MAX_BYTES:,}: split it, or store large things elsewhere and their names here.",
-            stream=stream,
-            actual=size,
-            limit=MAX_BYTES,
-        )
+    batch.require_at_most(MAX_BYTES, stream=stream)
     return batch
 
 

@@ -60,10 +60,17 @@ class Batch:
             [each.event_id for each in events],
         )
 
-    @property
-    def size(self) -> int:
-        """Bytes of JSON, in UTF-8."""
-        return sum(len(text.encode()) for text in (*self.data, *self.metadata))
+    def require_at_most(self, limit: int, *, stream: str | None = None) -> None:
+        """Refuse more bytes of JSON, in UTF-8, than one call takes. Raises: InvalidEvents."""
+        size = sum(len(text.encode()) for text in (*self.data, *self.metadata))
+        if size > limit:
+            raise InvalidEvents(
+                f"{len(self.event_ids):,} events have {size:,} bytes of JSON, and one call takes "
+                f"{limit:,}: make several, or store large things elsewhere and their names here.",
+                stream=stream,
+                actual=size,
+                limit=limit,
+            )
 
     def as_json(self) -> str:
         """Return a JSON array of arrays: stream, type, its version, data, metadata, id.

@@ -14,7 +14,6 @@ from django.db import connections, router
 
 from dbpatterns.errors import UsageError
 from dbpatterns.eventstore.batches import Batch, NewEvent
-from dbpatterns.eventstore.errors import InvalidEvents
 from dbpatterns.eventstore.models import StoredEvent
 from dbpatterns.eventstore.reading import RecordedEvent, recorded
 
@@ -87,13 +86,7 @@ def append_many(events: Iterable[tuple[str, NewEvent]], *, using: str | None = N
     if not given:
         return
     batch = Batch.of([stream for stream, _ in given], [event for _, event in given])
-    if (size := batch.size) > MAX_BYTES_OF_MANY:
-        raise InvalidEvents(
-            f"{len(given):,} events have {size:,} bytes of JSON, and one call takes "
-            f"{MAX_BYTES_OF_MANY:,}: make several, in the same transaction.",
-            actual=size,
-            limit=MAX_BYTES_OF_MANY,
-        )
+    batch.require_at_most(MAX_BYTES_OF_MANY)
     sql = _POSTGRESQL if connection.vendor == "postgresql" else _SQLITE
     table = connection.ops.quote_name(StoredEvent._meta.db_table)
     with connection.cursor() as cursor:

@@ -40,7 +40,6 @@ STALE = "stale"
 """The code of the error of a form whose row was changed in the meantime."""
 UNSIGNED = "unsigned"
 """The code of the error of a form that does not say which version it was made from."""
-
 REKEYED = "rekeyed"
 """The code of the error of a form that would give a row another key: another row's, perhaps."""
 
@@ -84,19 +83,26 @@ class VersionedModelForm(_ModelForm[M]):
         is_left_empty = self.empty_permitted and not self.has_changed()
         if not self.is_bound or self.instance._state.adding or is_left_empty:
             return
+        try:
+            self._check_version()
+        except ValidationError as error:
+            self.add_error(None, error)
+
+    def _check_version(self) -> None:
         if self.instance.pk != self._pk:
-            why = _("A stored row keeps its key. Nothing was saved.")
-            self.add_error(None, ValidationError(why, code=REKEYED))
-            return
+            raise ValidationError(_("A stored row keeps its key. Nothing was saved."), code=REKEYED)
         try:
             seen = read_version(self.instance, self["signed_version"].data or "")
-        except BadSignature:
-            why = _("This form does not say which version it was made from. Load the page again.")
-            self.add_error(None, ValidationError(why, code=UNSIGNED))
-            return
+        except BadSignature as error:
+            raise ValidationError(
+                _("This form does not say which version it was made from. Load the page again."),
+                code=UNSIGNED,
+            ) from error
         if seen != expected_version(self.instance):
-            why = _("Someone else has changed this since you opened it. Nothing was saved.")
-            self.add_error(None, ValidationError(why, code=STALE))
+            raise ValidationError(
+                _("Someone else has changed this since you opened it. Nothing was saved."),
+                code=STALE,
+            )
 
     @property
     def is_stale(self) -> bool:

@@ -10,9 +10,8 @@ from django.db.models import Model, QuerySet
 
 __all__ = ["TransactionMark", "commit_hooks", "connection_of", "driver_error", "has_testcase"]
 __all__ += ["is_aborted", "is_in_command", "is_in_testcase", "is_in_transaction"]
-__all__ += ["open_savepoints"]
-__all__ += ["psycopg_connection", "put_first", "run_hooks", "savepoints_made", "without_limits"]
-__all__ += ["write_alias"]
+__all__ += ["open_savepoints", "psycopg_connection", "put_first", "run_hooks", "savepoints_made"]
+__all__ += ["without_limits", "write_alias"]
 
 M = TypeVar("M", bound=Model)
 

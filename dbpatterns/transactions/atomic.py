@@ -129,7 +129,7 @@ def atomic(
         statement_timeout: seconds a statement may take; PostgreSQL.
         label: what telemetry and messages call it; a function's name if empty.
         resolve_commit: ask the server what became of it when the connection is lost in mid-commit.
-    Raises: IsolationLevelError: nested, and stricter than what runs, which may go on.
+    Raises: IsolationLevelError: nested, and stricter than what runs; before any SQL.
         NestedTransactionError: `durable` or `retry` within a transaction. RetryExhausted.
         CommitOutcomeUnknown: the connection was lost while COMMIT was under way.
         SubtransactionOverflow: too many savepoints, in strict mode. UsageError: nonsense, at once.

@@ -187,20 +187,27 @@ def test_the_order_of_a_fingerprint_s_names_does_not_matter() -> None:
     assert run_once("s", "k", {"b": 2, "a": 1}, effect).is_replay
 
 
+class Slow:
+    """Work that says when it runs, and ends when it may."""
+
+    def __init__(self) -> None:
+        self.running, self.may_end = threading.Event(), threading.Event()
+
+    def __call__(self) -> dict[str, Any]:
+        self.running.set()
+        assert self.may_end.wait(timeout=30)
+        return effect()
+
+
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("is_expired", [False, True])
 def test_one_that_does_not_wait_is_told_while_another_runs(is_expired: bool) -> None:
     if is_expired:  # and so is there, and free
         once(expires_in=timedelta(seconds=-1))
-    running, may_end = threading.Event(), threading.Event()
-
-    def slow() -> dict[str, Any]:
-        running.set()
-        assert may_end.wait(timeout=30)
-        return effect()
+    slow = Slow()
 
     def ask() -> Any:
-        assert running.wait(timeout=30)
+        assert slow.running.wait(timeout=30)
         before = timeout()
         try:
             with pytest.raises(IdempotencyInProgress) as caught:
@@ -208,7 +215,7 @@ def test_one_that_does_not_wait_is_told_while_another_runs(is_expired: bool) -> 
             assert timeout() == before
             return caught.value
         finally:
-            may_end.set()
+            slow.may_end.set()
 
     done, refused = in_threads([lambda: once(work=slow), ask])
     assert isinstance(refused, IdempotencyInProgress)
@@ -222,15 +229,10 @@ def test_one_that_does_not_wait_is_told_while_another_runs(is_expired: bool) -> 
 def test_one_whose_time_to_wait_is_over_is_told_too(is_expired: bool) -> None:
     if is_expired:
         once(expires_in=timedelta(seconds=-1))
-    running, may_end = threading.Event(), threading.Event()
-
-    def slow() -> dict[str, Any]:
-        running.set()
-        assert may_end.wait(timeout=30)
-        return effect()
+    slow = Slow()
 
     def ask() -> Any:
-        assert running.wait(timeout=30)
+        assert slow.running.wait(timeout=30)
         with connection.cursor() as cursor:
             sqlite = connection.vendor == "sqlite"
             cursor.execute("PRAGMA busy_timeout = 20" if sqlite else "SET lock_timeout = '20ms'")
@@ -240,7 +242,7 @@ def test_one_whose_time_to_wait_is_over_is_told_too(is_expired: bool) -> None:
                 once()
             assert timeout() == before
         finally:
-            may_end.set()
+            slow.may_end.set()
 
     done, told = in_threads([lambda: once(work=slow), ask])
     assert told is None

@@ -440,6 +440,19 @@ def test_a_retry_that_makes_no_sense_is_refused(options: dict[str, Any], reason:
         Retry(**options)
 
 
+def three_blocks() -> list[str]:
+    """Write twice in each of three transactions, first in a savepoint; tell what was written."""
+    ends: list[str] = []
+    for _ in range(3):
+        with transaction.atomic():
+            with contextlib.suppress(OperationalError), transaction.atomic():
+                Purse.objects.create()
+                ends.append("first")
+            Purse.objects.create()
+            ends.append("second")
+    return ends
+
+
 class UnderTestCase(TestCase):
     def test_attempts_are_savepoints(self) -> None:
         calls: list[None] = []
@@ -454,16 +467,9 @@ class UnderTestCase(TestCase):
         assert (len(calls), Purse.objects.count()) == (3, 1)
 
     def test_each_outermost_block_fails_once_and_the_test_itself_never(self) -> None:
-        ends: list[str] = []
         with inject_failures(conflict(), times=2):
             Purse.objects.create()
-            for _ in range(3):
-                with transaction.atomic():
-                    with contextlib.suppress(OperationalError), transaction.atomic():
-                        Purse.objects.create()
-                        ends.append("first")
-                    Purse.objects.create()
-                    ends.append("second")
+            ends = three_blocks()
         assert ends == ["second", "second", "first", "second"]
 
     def test_a_failed_constraint_in_the_body_is_no_reason(self) -> None:
@@ -487,15 +493,8 @@ def test_only_a_sqlstate_is_injected(state: str) -> None:
 
 @real
 def test_each_transaction_fails_once_whatever_it_does_after_that() -> None:
-    ends: list[str] = []
     with inject_failures(conflict(), times=2):
-        for _ in range(3):
-            with transaction.atomic():
-                with contextlib.suppress(OperationalError), transaction.atomic():
-                    Purse.objects.create()
-                    ends.append("first")
-                Purse.objects.create()
-                ends.append("second")
+        ends = three_blocks()
     assert ends == ["second", "second", "first", "second"]
     assert Purse.objects.count() == 4
 
